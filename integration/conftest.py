@@ -1,0 +1,88 @@
+"""One private RabbitMQ for the run, one vhost for a module."""
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from broker import CURE, PrivateNode, install, sweep  # noqa: E402  the path comes first
+
+from integration.support import CeleryWorker, Proxy, WorkerProcess  # noqa: E402
+
+P = TypeVar("P", WorkerProcess, CeleryWorker)
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[PrivateNode]:
+    """A broker of this run's own: tests may kill it, and leave it running."""
+    sweep()
+    if not install():
+        pytest.exit(CURE, returncode=69)
+    with PrivateNode() as private:
+        yield private
+
+
+@pytest.fixture(scope="module")
+def vhost(node: PrivateNode, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty vhost for the module."""
+    name = f"{Path(request.path).stem}-{next(_numbers)}"
+    node.start()  # a test before may have left it dead
+    node.add_vhost(name)
+    yield name
+    node.start()
+    node.delete_vhost(name)
+
+
+@pytest.fixture(scope="module")
+def broker_url(node: PrivateNode, vhost: str) -> str:
+    return node.url(vhost)
+
+
+@pytest.fixture
+def fresh_vhost(node: PrivateNode) -> Iterator[str]:
+    """An empty vhost for one test."""
+    name = f"test-{next(_numbers)}"
+    node.start()
+    node.add_vhost(name)
+    yield name
+    node.start()
+    node.delete_vhost(name)
+
+
+@pytest.fixture
+def proxy(node: PrivateNode) -> Iterator[Proxy]:
+    """A proxy before the node; `proxy.url(vhost)`."""
+    with Proxy(node.port) as between:
+        yield between
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """`worker("app", "-c", "2", broker_url=...)`: a started worker, ended with the test."""
+    yield from _started(WorkerProcess, tmp_path)
+
+
+@pytest.fixture
+def celery_worker(tmp_path: Path) -> Iterator[Callable[..., CeleryWorker]]:
+    """As `worker`, by Celery."""
+    yield from _started(CeleryWorker, tmp_path)
+
+
+def _started(kind: type[P], folder: Path) -> Iterator[Callable[..., P]]:
+    processes: list[P] = []
+
+    def start(app: str, *arguments: str, **options: Any) -> P:
+        log = folder / f"{kind.__name__.lower()}-{len(processes)}.log"
+        processes.append(kind(app, *arguments, log=log, **options))
+        return processes[-1].start()
+
+    yield start
+    for process in processes:
+        process.end()
