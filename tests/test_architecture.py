@@ -16,7 +16,8 @@ FLOORS = (  # from the ground up: name, top-level modules
     ("ground", "errors states amqp signals backoff masking"),
     (
         "wire",
-        "serialization protocol config settings worker_settings coercion foreign_settings sources routing delay",
+        "serialization protocol config settings worker_settings coercion foreign_settings sources topology entities "
+        "task_routes routing delay",
     ),
     ("transport", "transport"),
     ("backends", "backends result waiting"),

@@ -1,0 +1,83 @@
+"""The result-backend contract, and `Meta`: a task's state as it is stored or sent.
+
+A backend stores states by task id and hands them out as they arrive. Knows nothing of tasks, apps or workers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from amqptasks import states
+from amqptasks.amqp import Envelope
+
+Publish = Callable[[Envelope], None]
+"""Takes a message that must leave before the task is settled: it becomes part of the run's Outcome."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meta:
+    """One state of one task. `result` is the plain value, an exception object, or a state's own mapping."""
+
+    task_id: str
+    status: str
+    result: Any = None
+    traceback: str | None = None
+    children: Sequence[Any] = ()
+    date_done: str | None = None
+    group_id: str | None = None
+    parent_id: str | None = None
+    reply_to: str | None = None
+    correlation_id: str | None = None
+    extended: Mapping[str, Any] = field(default_factory=dict)
+    """With `result_extended`: name, args, kwargs, worker, retries, queue."""
+
+    @property
+    def ready(self) -> bool:
+        return self.status in states.READY_STATES
+
+
+class Backend(ABC):
+    """Where states go and come from. All methods are thread-safe; those that wait say how long."""
+
+    url: str
+
+    def reply_to(self) -> str | None:
+        """The queue that results of calls made here are sent to; None when the backend stores instead of
+        sends.
+
+        Called at each `apply_async` that wants a result; declares and consumes the queue on first use.
+        """
+        return None
+
+    def expect(self, task_id: str) -> object:
+        """A call with this id is about to be published from this process and its result is wanted.
+
+        The caller keeps what is returned as long as it wants the answer kept, whatever the caches' bounds.
+        """
+        return None
+
+    @abstractmethod
+    def store(self, meta: Meta, publish: Publish) -> None:
+        """Write a state, or hand the message that carries it to `publish`. Runs in the worker's child."""
+
+    @abstractmethod
+    def fetch(self, task_id: str) -> Meta | None:
+        """The newest state known here, without waiting; None when nothing is known."""
+
+    @abstractmethod
+    def watch(self, task_ids: Sequence[str], timeout: float | None) -> Iterator[Meta]:
+        """Yield states as they arrive, of one task or 10,000, until all are ready.
+
+        Raises errors.TimeoutError after `timeout` seconds in all (None waits for ever), ResultLost when the
+        result cannot come any more, ResultElsewhere when it never could.
+        """
+
+    @abstractmethod
+    def forget(self, task_id: str) -> None:
+        """Drop what is kept for this id."""
+
+    def close(self) -> None:
+        """Release connections; delete the reply queue if nothing is expected any more."""

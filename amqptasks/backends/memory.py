@@ -1,0 +1,100 @@
+"""States kept in this process, under `memory://name`: for tests and for workers of the `solo` and `threads`
+kind.
+
+Every backend of the same name in this process shares one store. Nothing survives the process.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+from amqptasks import states
+from amqptasks.backends.base import Backend, Meta, Publish
+from amqptasks.backends.watching import Watcher, Watchers
+from amqptasks.errors import TimeoutError
+
+
+class _Store:
+    """What all backends of one name share."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.watchers: Watchers[Meta] = Watchers(self.lock)
+        self.states: OrderedDict[str, tuple[float, Meta]] = OrderedDict()
+
+
+_stores: dict[str, _Store] = {}
+_stores_lock = threading.Lock()
+
+
+class MemoryBackend(Backend):
+    """`memory://`. Thread-safe. States are dropped `expires` seconds after they were stored (None: kept)."""
+
+    def __init__(self, url: str = "memory://", *, expires: float | None = 86400.0) -> None:
+        self.url = url
+        self._expires = expires
+        with _stores_lock:
+            self._store = _stores.setdefault(url, _Store())
+
+    def store(self, meta: Meta, publish: Publish) -> None:
+        store, now = self._store, time.monotonic()
+        with store.lock:
+            known = store.states.pop(meta.task_id, None)
+            if known is not None and known[1].ready and not meta.ready:
+                # A task that ended does not begin again: a late STARTED must not hide its value.
+                meta = known[1]
+            store.states[meta.task_id] = (now, meta)
+            self._expire(now)
+            store.watchers.notify(meta.task_id, meta)
+
+    def _expire(self, now: float) -> None:
+        kept = self._store.states
+        while self._expires is not None and kept and now - next(iter(kept.values()))[0] > self._expires:
+            kept.popitem(last=False)
+
+    def fetch(self, task_id: str) -> Meta | None:
+        with self._store.lock:
+            self._expire(time.monotonic())
+            known = self._store.states.get(task_id)
+        return None if known is None else known[1]
+
+    def watch(self, task_ids: Sequence[str], timeout: float | None) -> Iterator[Meta]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        store, watcher, left = self._store, Watcher[Meta](), set(task_ids)
+        with store.lock:
+            watcher.arrived.extend(store.states[id][1] for id in task_ids if id in store.states)
+            store.watchers.add(watcher, task_ids)
+        with store.watchers.removing(watcher, task_ids):
+            while left:
+                while watcher.arrived:
+                    meta = watcher.arrived.popleft()
+                    if meta.ready:
+                        left.discard(meta.task_id)
+                    yield meta
+                if left:
+                    self._wait(watcher, left, deadline, timeout)
+
+    def _wait(
+        self, watcher: Watcher[Meta], left: set[str], deadline: float | None, timeout: float | None
+    ) -> None:
+        remaining = None if deadline is None else deadline - time.monotonic()
+        if remaining is not None and remaining <= 0:
+            first = min(left)
+            known = self.fetch(first)
+            raise TimeoutError(
+                f"no result of {first} within {timeout:g} s; its last known state is "
+                f"{states.PENDING if known is None else known.status}; the task may still finish"
+            )
+        watcher.wait(remaining)
+
+    def forget(self, task_id: str) -> None:
+        with self._store.lock:
+            self._store.states.pop(task_id, None)
+
+    def clear(self) -> None:
+        """Forget everything that is stored under this name."""
+        with self._store.lock:
+            self._store.states.clear()

@@ -1,0 +1,146 @@
+"""The program `amqptasks`: finds and imports the command; turns every error into a line and an exit code.
+
+Imports click alone, so that `--version`, `--help` and completion answer at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from amqptasks import __version__
+from amqptasks.cli.options import listing_options
+from amqptasks.cli.output import INTERRUPTED, PIPE_CLOSED, report
+
+PROGRAM = "amqptasks"
+ENVIRONMENT = "AMQPTASKS"
+
+# name -> one line for the list; the command itself is `amqptasks.cli.<name>:command`
+COMMANDS = {
+    "worker": "Run a worker: take messages from queues and run their tasks.",
+    "call": "Call a task by name, and wait for its result if wanted.",
+    "result": "Show a task's state and result.",
+    "purge": "Empty queues.",
+    "queues": "List the app's queues with messages and consumers.",
+    "topology": "Export exchanges, queues and policies for the broker.",
+    "report": "Show versions, settings and broker, for a bug report.",
+    "shell": "Open a Python shell with the app and its tasks.",
+    "completion": "Print the completion script of a shell.",
+}
+
+# Commands of Celery's that have their turn later, or never, each with what to do instead.
+ABSENT = {
+    "beat": "there is no scheduler yet; let cron run `amqptasks call NAME`",
+    "multi": "let systemd, supervisor or a container run several `amqptasks worker -n NAME@%h`",
+    "inspect": "remote control is not there yet; `amqptasks queues` shows messages and consumers",
+    "control": "remote control is not there yet; change the settings and restart the worker",
+    "status": "remote control is not there yet; `amqptasks queues` shows who consumes",
+    "events": "task events are not there yet; `amqptasks queues` shows messages and consumers",
+    "list": "`amqptasks queues` lists the queues, `amqptasks topology export` the bindings",
+    "graph": "`amqptasks report` shows the settings, `amqptasks queues` the queues",
+    "migrate": "move messages with RabbitMQ's shovel plugin",
+    "upgrade": "settings have their lower-case names here; an unknown one is named at start",
+    "amqp": "use rabbitmqadmin, or `amqptasks queues` and `amqptasks purge`",
+    "logtool": "use grep on the worker's log",
+}
+
+EPILOG = """\b
+Exit codes:
+   0  done
+   1  the task or the command failed
+   2  wrong usage, or the app cannot be imported
+  69  the broker does not answer
+  70  internal error
+  73  another worker has this node name, or a file cannot be created
+  75  temporary failure: try again
+  77  the broker refused user, password or permission
+  78  wrong configuration: setting, virtual host, queue or certificate
+ 128+n  ended by signal n
+
+Every option can be given in the environment: AMQPTASKS_APP, AMQPTASKS_WORKER_QUEUES.
+"""
+
+
+class Program(click.Group):
+    """The list of commands, each imported when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        found = importlib.import_module(f"amqptasks.cli.{cmd_name}").command
+        return found if isinstance(found, click.Command) else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name in COMMANDS or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        if name in ABSENT:
+            raise click.UsageError(f"there is no command {name!r}; {ABSENT[name]}", ctx)
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        cure = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(COMMANDS)}"
+        raise click.UsageError(f"there is no command {name!r}; {cure}", ctx)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _show_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    click.echo(f"{PROGRAM} {__version__}")
+    context.exit()
+
+
+@click.group(
+    cls=Program,
+    name=PROGRAM,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["--help", "-h"], "auto_envvar_prefix": ENVIRONMENT},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version.",
+)
+@listing_options
+def program() -> None:
+    """A distributed task queue for RabbitMQ.
+
+    The options below stand before or after the command.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; `args` defaults to those of the process."""
+    given = list(sys.argv[1:] if args is None else args)
+    options = given[: given.index("--")] if "--" in given else given
+    try:
+        answer = program.main(given, prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+        return answer if isinstance(answer, int) else 0
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone (`| head`); the interpreter must not try to flush into the pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except Exception as error:
+        return report(
+            error,
+            as_json="--json" in options,
+            with_traceback="--traceback" in options or bool(os.environ.get(f"{ENVIRONMENT}_TRACEBACK")),
+        )

@@ -1,0 +1,55 @@
+"""`amqptasks shell`: Python with the app and its tasks at hand."""
+
+from __future__ import annotations
+
+import code
+import importlib.util
+from typing import Any
+
+import click
+
+from amqptasks.app import App
+from amqptasks.cli.apps import load_app
+from amqptasks.cli.options import Common, common_options
+from amqptasks.cli.output import Failure
+
+
+@click.command("shell")
+@click.option("-c", "--code", "text", metavar="CODE", help="Run this instead of asking for input.")
+@click.option("--python", "plain", is_flag=True, help="Plain Python, also where IPython is installed.")
+@common_options
+def command(text: str | None, plain: bool) -> None:
+    """Open a Python shell with `app` and every task by the name of its function.
+
+    \b
+    amqptasks -A proj shell -c 'print(add.delay(2, 3).get(timeout=10))'
+    """
+    common = Common.current()
+    with load_app(common) as app:
+        names = namespace(app)
+        if text is not None:
+            exec(compile(text, "<-c>", "exec"), names)  # noqa: S102 (running it is what the user asked for)
+        elif plain or importlib.util.find_spec("IPython") is None:
+            code.interact(_greeting(names, common), local=names, exitmsg="")
+        else:
+            _ipython(names, _greeting(names, common))
+
+
+def namespace(app: App) -> dict[str, Any]:
+    """Return what the shell knows: `app`, and the tasks by the last part of their names."""
+    app.import_modules()
+    tasks = {name.rpartition(".")[2]: task for name, task in app.tasks.items()}
+    return {"__name__": "__main__", **tasks, "app": app}
+
+
+def _greeting(names: dict[str, Any], common: Common) -> str:
+    tasks = sorted(name for name in names if name not in ("app", "__name__"))
+    return "" if common.quiet else f"app = {names['app']!r}\ntasks: {', '.join(tasks) or 'none'}"
+
+
+def _ipython(names: dict[str, Any], greeting: str) -> None:
+    try:
+        embed = importlib.import_module("IPython").embed
+    except ImportError as error:
+        raise Failure(f"IPython cannot be imported: {error}", hint="add --python") from error
+    embed(banner1=greeting, user_ns=names, colors="neutral")

@@ -1,0 +1,246 @@
+"""`amqptasks worker`: reads the options and hands them over. Never imports the app: the pool does."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from amqptasks.cli.options import Common, common_options
+from amqptasks.cli.spec import enter_workdir, required_spec, settings_of
+from amqptasks.sources import checked
+from amqptasks.worker.options import POOLS, WorkerOptions
+from amqptasks.worker.worker import run_worker
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
+
+# Options of Celery's worker that have their turn later, or never, each with what to do instead.
+ABSENT = {
+    "-B": "there is no scheduler yet; let cron run `amqptasks call NAME`",
+    "--autoscale": "a pool has a fixed size: -c N; start more workers by what `amqptasks queues` shows",
+    "-E": "task events are not there yet; signals and the log tell of tasks",
+    "-D": "let systemd, supervisor or a container keep the worker, or start it with nohup",
+    "--pidfile": "let systemd, supervisor or a container keep the worker",
+    "--uid": "start the worker as that user",
+    "-S": "revoked tasks are not kept yet",
+    "-s": "there is no scheduler yet; let cron run `amqptasks call NAME`",
+    "--heartbeat-interval": "the setting is broker_heartbeat: add -- broker_heartbeat=SECONDS",
+    "--pool-start-method": "children are always forked from one small process that imported the app",
+    "--disable-prefetch": "use --prefetch-multiplier 1",
+    "--loader": "name the app by -A, its settings by app.config_from_object()",
+    "--config": "name the app by -A, its settings by app.config_from_object()",
+}
+_SAME = {
+    "--beat": "-B",
+    "--task-events": "-E",
+    "--events": "-E",
+    "--detach": "-D",
+    "--daemon": "-D",
+    "--gid": "--uid",
+    "--umask": "--uid",
+    "--executable": "--uid",
+    "--statedb": "-S",
+    "--schedule": "-s",
+    "--schedule-filename": "-s",
+    "--scheduler": "-s",
+}
+_POOLS = {
+    "processes": "use -P prefork, which it is another name of",
+    "eventlet": "use -P threads -c 100",
+    "gevent": "use -P threads -c 100",
+    "asyncio": "it is not there yet; use -P threads -c 100",
+}
+
+
+class WorkerCommand(click.Command):
+    """Answers options of Celery's that are not offered with what to do instead."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            cure = ABSENT.get(_SAME.get(error.option_name, error.option_name))
+            if cure is None:
+                raise
+            raise click.UsageError(f"there is no option {error.option_name}; {cure}", ctx) from None
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Read names separated by commas."""
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names:
+        raise click.BadParameter("no name in it; separate names by commas: short,long")
+    return names
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
+        raise click.BadParameter(f"{text!r} is neither 'auto' nor a number of at least 1")
+    return int(text)
+
+
+def _concurrency(text: str) -> int:
+    return 0 if text.lower() == "auto" else _number(text)
+
+
+def _multiplier(text: str) -> int | str:
+    return "auto" if text.lower() == "auto" else _number(text)
+
+
+def _pool(text: str) -> str:
+    if text not in POOLS:
+        cure = _POOLS.get(text, f"pools are {', '.join(POOLS)}")
+        raise click.BadParameter(f"there is no pool {text!r}; {cure}")
+    return text
+
+
+def _complete_pool(_context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
+    return [name for name in POOLS if name.startswith(start)]
+
+
+def _settings(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> dict[str, str]:
+    """Read the trailing `name=value` words."""
+    pairs = [word.removeprefix("--").partition("=") for word in words]
+    for word, (name, equals, _) in zip(words, pairs, strict=True):
+        if not equals or not name.isidentifier():
+            raise click.UsageError(f"unexpected argument {word!r}; settings are written name=value, after --")
+    return {name.lower(): value for name, _, value in pairs}
+
+
+@click.command("worker", cls=WorkerCommand)
+@click.option(
+    "-n",
+    "--hostname",
+    metavar="NAME",
+    default="",
+    help="Node name, unique per broker: w1@%h. %h is the host, %n its first part, %d its domain. "
+    "[amqptasks@%h]",
+)
+@click.option(
+    "-l",
+    "--loglevel",
+    metavar="LEVEL",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    default="WARNING",
+    help="DEBUG, INFO, WARNING, ERROR or CRITICAL. The tasks are listed from INFO on. [WARNING]",
+)
+@click.option(
+    "-f",
+    "--logfile",
+    metavar="PATH",
+    help="Log into this file instead of stderr; %n, %h, %d as in -n, and %I: one file per child.",
+)
+@click.option(
+    "-Q",
+    "--queues",
+    type=names,
+    metavar="NAMES",
+    help="Consume these queues only: short,long. Each is declared, with its dead-letter queue.",
+)
+@click.option(
+    "-X", "--exclude-queues", type=names, metavar="NAMES", help="Consume the app's queues but not these."
+)
+@click.option(
+    "-c",
+    "--concurrency",
+    metavar="N|auto",
+    type=_concurrency,
+    help="Tasks that run at a time; prefork: child processes. More than the CPUs helps tasks that wait, "
+    "not tasks that compute. [auto: the CPUs that this process may use]",
+)
+@click.option(
+    "-P",
+    "--pool",
+    metavar="NAME",
+    type=_pool,
+    shell_complete=_complete_pool,
+    help="prefork: a process per running task. threads: one child of n threads. solo: inside the worker, "
+    "for debugging: a long task stops heartbeats, and time limits do not hold. [prefork]",
+)
+@click.option(
+    "--prefetch-multiplier",
+    metavar="N|auto",
+    type=_multiplier,
+    help="Messages held per running task. auto: few while tasks are long, many while they are short. [auto]",
+)
+@click.option(
+    "--max-tasks-per-child", type=click.IntRange(1), metavar="N", help="Replace a child after so many tasks."
+)
+@click.option(
+    "--max-memory-per-child",
+    type=click.IntRange(1),
+    metavar="KIB",
+    help="Replace a child that has grown beyond this, after its task.",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Kill the child whose task runs longer.",
+)
+@click.option(
+    "--soft-time-limit",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Raise SoftTimeLimitExceeded in a task that runs longer.",
+)
+@click.option(
+    "-O",
+    "--optimization",
+    type=click.Choice(["default", "fair"]),
+    help="For Celery's command lines. Both mean fair, which is always on: no task waits behind a long one "
+    "while a child is idle.",
+)
+@click.option(
+    "-I", "--include", type=names, metavar="MODULES", help="Import these modules too: a.tasks,b.tasks."
+)
+@click.option(
+    "--purge",
+    "--discard",
+    is_flag=True,
+    help="Empty the queues before consuming; what was in them is lost.",
+)
+@click.option(
+    "--without-gossip",
+    is_flag=True,
+    help="For Celery's command lines. Workers do not talk to each other here: there is nothing to save.",
+)
+@click.option(
+    "--without-mingle", is_flag=True, help="For Celery's command lines. No worker waits for others at start."
+)
+@click.option(
+    "--without-heartbeat",
+    is_flag=True,
+    help="For Celery's command lines. No heartbeat events are sent; the connection's own heartbeats stay, "
+    "which -- broker_heartbeat=0 turns off.",
+)
+@common_options
+@click.argument("settings", nargs=-1, callback=_settings, metavar="[-- NAME=VALUE...]")
+def command(settings: dict[str, str], exclude_queues: tuple[str, ...] | None, **options: Any) -> int:
+    """Run a worker: take messages from queues and run their tasks, until a signal.
+
+    \b
+    amqptasks -A proj worker -l INFO
+    amqptasks -A proj worker -Q short,long -c 4 -n w1@%h
+    amqptasks -A proj worker -c 4 -- broker_heartbeat=30
+
+    TERM or Ctrl-C: take no more, finish what runs, give back the rest, exit 0. A second time: quicker.
+    """
+    common = Common.current()
+    enter_workdir(common)
+    queues, include = options.pop("queues") or (), options.pop("include") or ()
+    return run_worker(
+        WorkerOptions(
+            app=required_spec(common),
+            workdir=str(common.folder),
+            overrides=checked({**settings_of(common), **settings}),
+            queues=queues,
+            exclude_queues=exclude_queues or (),
+            include=include,
+            colour=False if common.no_color else None,
+            quiet=common.quiet,
+            traceback=common.traceback,
+            **options,
+        )
+    )

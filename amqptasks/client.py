@@ -1,0 +1,155 @@
+"""What an app can do without knowing task objects: send by name, one by one or in batches. Thread-safe.
+
+Composing is `composing`'s business, declaring `declarations`'; here the two meet the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Unpack
+
+from amqptasks import batch, signals
+from amqptasks.amqp import Entity, Envelope, Parcel
+from amqptasks.composing import NOTHING, Call, compose
+from amqptasks.config import Config
+from amqptasks.declarations import Declarations
+from amqptasks.errors import Unroutable
+from amqptasks.options import SendOptions, check_names
+from amqptasks.resources import Resources
+from amqptasks.result import AsyncResult
+from amqptasks.waiting import flush
+
+
+class Client(Resources):
+    """The part of an app that sends."""
+
+    strict_typing = True
+    """Arguments are checked where a task is called, unless the task says otherwise."""
+
+    def __init__(self, conf: Config, main: str | None) -> None:
+        super().__init__(conf, main)
+        self._declarations = Declarations(lambda: self.connection)
+
+    def close(self, timeout: float | None = None) -> None:
+        super().close(timeout)
+        self._declarations.forget()
+
+    close.__doc__ = Resources.close.__doc__
+
+    def send_task(
+        self,
+        name: str,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[SendOptions],
+    ) -> AsyncResult[Any]:
+        """Call a task by its name, registered here or not. Options are those of `Task.apply_async`."""
+        check_names(options, name)
+        return self.send(name, args or (), kwargs or {}, options, NOTHING)
+
+    def send(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        preset: Mapping[str, Any],
+    ) -> AsyncResult[Any]:
+        """Compose and publish one call; return its result. Blocks until the broker has the message in a
+        queue.
+
+        `preset` holds the task's own defaults. Raises what `BlockingConnection.publish` raises.
+        """
+        call = compose(self, name, args, kwargs, options, preset)
+        try:
+            self._dispatch(call)
+        except Exception:
+            self.backend.forget(call.result.id)
+            raise
+        return call.result
+
+    def _dispatch(self, call: Call) -> None:
+        envelope, ladder = call.encode()
+        if signals.before_task_publish.receivers:
+            envelope = _announced(envelope)
+        self.prepare(call.queue, ladder)
+        opened = batch.current.get()
+        if opened is not None and opened.owner is self:
+            opened.add(envelope)
+        else:
+            self._publish(call, envelope, ladder)
+        if signals.after_task_publish.receivers:
+            signals.after_task_publish.send(sender=call.message.task, **_named(envelope))
+
+    def prepare(self, queue: str | None, ladder: Sequence[Entity] = ()) -> None:
+        """Declare what a message needs, once a process: its queue with dead letters, and its way on the
+        ladder.
+
+        With task_create_missing_queues off nothing is declared: raises Unroutable for a queue that is
+        missing.
+        """
+        if queue is not None:
+            router = self.router
+            self._declarations.queue(queue, router.topology, passive=router.passive, near=router.near)
+        if ladder:
+            self._declarations.entities(ladder)
+
+    def _publish(self, call: Call, envelope: Envelope, ladder: Sequence[Entity]) -> None:
+        try:
+            self.connection.publish([envelope], call.timeout)
+        except Unroutable:
+            # Somebody deleted what this process had declared; if it is not that, the second answer stands.
+            self._declarations.forget()
+            self.prepare(call.queue, ladder)
+            self.connection.publish([envelope], call.timeout)
+
+    def _publish_again(self, envelopes: Sequence[Envelope | Parcel]) -> None:
+        self._declarations.forget()
+        for queue in list(self.router.queues):
+            self.prepare(queue)
+        self.connection.publish(envelopes)
+
+    @contextmanager
+    def batch(self, timeout: float | None = None) -> Iterator[batch.Batch]:
+        """Publish what this thread calls inside the block without waiting; wait once, at its end.
+
+        Raises PublishError naming the messages that failed, or the transport's error. What was called before
+        an exception left the block is published all the same. A batch inside a batch belongs to the outer
+        one.
+        """
+        outer = batch.current.get()
+        if outer is not None and outer.owner is self:
+            yield outer
+            return
+        opened = batch.Batch(self.connection.submit, self._publish_again, self)
+        token, flushing = batch.current.set(opened), flush.set(opened.flush)
+        try:
+            yield opened
+        finally:
+            batch.current.reset(token)
+            flush.reset(flushing)
+            opened.finish(timeout)
+
+
+def _named(envelope: Envelope) -> dict[str, Any]:
+    return {
+        "body": envelope.body,
+        "headers": dict(envelope.properties.headers or {}),
+        "exchange": envelope.address.exchange,
+        "routing_key": envelope.address.routing_key,
+    }
+
+
+def _announced(envelope: Envelope) -> Envelope:
+    """Tell the receivers of `before_task_publish`, who may change the headers that they are given."""
+    named = _named(envelope)
+    signals.before_task_publish.send(
+        sender=named["headers"].get("task"),
+        properties=envelope.properties,
+        declare=[],
+        retry_policy=None,
+        **named,
+    )
+    return replace(envelope, properties=replace(envelope.properties, headers=named["headers"]))

@@ -1,0 +1,129 @@
+"""The options of one call, typed and listed once; what a misspelt one is told.
+
+Pure: no I/O, no settings.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypedDict
+
+Moment = datetime | timedelta | float | int | str
+
+
+class RetryPolicy(TypedDict, total=False):
+    """How often and how long a publish is tried again when the broker cannot be reached. Seconds."""
+
+    max_retries: int | None
+    interval_start: float
+    interval_step: float
+    interval_max: float
+
+
+class SendOptions(TypedDict, total=False):
+    """What `apply_async` and `send_task` take besides the task's arguments; all are optional."""
+
+    task_id: str
+    """A uuid unless given."""
+    link: Any
+    """Signature(s) to call with the value once the task succeeds."""
+    link_error: Any
+    """Signature(s) to call once the task fails."""
+    shadow: str | None
+    """The name shown in logs and monitors."""
+    countdown: float | None
+    """Seconds until the task may start."""
+    eta: datetime | str | None
+    """The time from which the task may start; naive means UTC."""
+    expires: Moment | None
+    """When the task is no longer to be started: seconds from now, or a time."""
+    retry: bool
+    """Try again to publish when the connection fails, by `retry_policy`. Default: `task_publish_retry`."""
+    retry_policy: RetryPolicy | None
+    time_limit: float | None
+    """Seconds after which the child that runs the task is killed."""
+    soft_time_limit: float | None
+    """Seconds after which SoftTimeLimitExceeded is raised in the task."""
+    queue: Any
+    """Name of the queue, or a Queue."""
+    exchange: Any
+    exchange_type: str | None
+    routing_key: str | None
+    priority: int | None
+    serializer: str | None
+    compression: str | None
+    delivery_mode: int | str | None
+    headers: Mapping[str, Any] | None
+    """Headers of one's own, seen by the task as `self.request.headers`."""
+    ignore_result: bool | None
+    """True: send no result. Overrides the task's option, which overrides the setting."""
+    add_to_parent: bool
+    """Count as a child of the task that makes the call."""
+    reply_to: str | None
+    correlation_id: str | None
+    group_id: str | None
+    group_index: int | None
+    chord: Any
+    chain: Sequence[Any] | None
+    root_id: str | None
+    parent_id: str | None
+    retries: int
+    replaced_task_nesting: int
+    stamped_headers: Sequence[str] | None
+    stamps: Mapping[str, Any] | None
+    timeout: float | None
+    """Seconds that the publish may take."""
+    route_name: str | None
+    """Route as if the task had this name."""
+
+
+NAMES: Final = frozenset(SendOptions.__annotations__)
+ROUTING: Final = frozenset({"queue", "exchange", "exchange_type", "routing_key", "route_name", "priority"})
+"""Options that change where a message goes; without any of them a task's route is computed once."""
+ACCEPTED: Final = frozenset(
+    {"producer", "connection", "publisher", "router", "declare", "mandatory", "immediate"}
+)
+"""Celery's options that name its own objects, or switch off what is always on here."""
+
+
+def check_names(options: Iterable[str], task: str) -> None:
+    """Raise TypeError for an option that does not exist, with the nearest one that does."""
+    for name in options:
+        if name in NAMES:
+            continue
+        if name in ACCEPTED:
+            raise TypeError(
+                f"apply_async() of {task}: the option {name!r} has no meaning here; leave it out: every publish is "
+                "mandatory and confirmed over the app's own connection"
+            )
+        near = difflib.get_close_matches(name, NAMES, 1)
+        hint = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else f"a task's own arguments go into kwargs={{{name!r}: ...}}"
+        )
+        raise TypeError(f"apply_async() of {task}: unknown option {name!r}; {hint}")
+
+
+def moment(value: Moment | None, now: datetime) -> datetime | None:
+    """Return an aware time: seconds (or a timedelta) from `now`, a datetime, or ISO-8601 text. Naive means
+    UTC.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    elif isinstance(value, timedelta):
+        value = now + value
+    elif isinstance(value, int | float):
+        value = now + timedelta(seconds=value)
+    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return the signatures of a `link`: none, one (a signature is a mapping), or several."""
+    if not value:
+        return []
+    return [value] if isinstance(value, Mapping) else list(value)

@@ -1,0 +1,151 @@
+"""Tasks by name: the registry of an app, and the shared tasks that every app has. Thread-safe.
+
+Makes tasks from functions; knows nothing of how they are sent or run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from amqptasks import naming, retrying
+from amqptasks.client import Client
+from amqptasks.errors import NotRegistered
+from amqptasks.task import Task
+
+AnyTask = Task[..., Any]
+_METADATA = ("__module__", "__name__", "__qualname__", "__doc__", "__annotations__")
+
+
+class TaskRegistry(dict[str, AnyTask]):
+    """An app's tasks; a name that is not there raises NotRegistered, with the nearest one."""
+
+    def __missing__(self, name: str) -> AnyTask:
+        near = difflib.get_close_matches(str(name), self, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "is its module listed in `include`?"
+        raise NotRegistered(f"no task is named {name!r}; {hint}")
+
+    def regular(self) -> dict[str, AnyTask]:
+        """Return the user's tasks, without the built-in ones."""
+        return {name: task for name, task in self.items() if not name.startswith("celery.")}
+
+
+class Registrar:
+    """Puts tasks into a registry, and warns where names would mislead."""
+
+    def __init__(self) -> None:
+        self.tasks = TaskRegistry()
+        self._sources: dict[tuple[str, int, str], str] = {}
+        self._lock = threading.RLock()
+
+    def add(self, task: AnyTask) -> AnyTask:
+        """Register; return what is registered under the name now: of two functions, the first."""
+        function = getattr(task, "__wrapped__", None)
+        with self._lock:
+            known = self.tasks.get(task.name)
+            if known is not None and function is not None:
+                first = getattr(known, "__wrapped__", None)
+                if not naming.same_function(first, function):
+                    naming.warn_of_duplicate(task.name, first, function)
+                    return known
+            self._note_source(function, task.name)
+            self.tasks[task.name] = task
+        return task
+
+    def _note_source(self, function: Any, name: str) -> None:
+        source = naming.source_of(function)
+        if source is None:
+            return
+        known = self._sources.setdefault(source, name)
+        if known != name and function.__qualname__ == getattr(self.tasks[known], "__qualname__", None):
+            naming.warn_of_second_name(function, name, known)
+
+
+def make_task(
+    function: Callable[..., Any],
+    name: str,
+    base: type[AnyTask],
+    options: Mapping[str, Any],
+    app: Client | None,
+) -> AnyTask:
+    """Return a task of class `base` whose body is `function`. Raises TypeError for an option that does not
+    exist.
+    """
+    if not callable(function):
+        raise TypeError(f"@app.task wants a function, not {function!r}")
+    task = base()
+    check_options(options, base, name)
+    for attribute in _METADATA:
+        if hasattr(function, attribute):
+            setattr(task, attribute, getattr(function, attribute))
+    bind = bool(options.get("bind"))
+    body = function.__get__(task) if bind else function  # type: ignore[attr-defined]
+    for key, value in {**options, "name": name, "__wrapped__": function, "_app": app}.items():
+        setattr(task, key, value)
+    check_limits(task)
+    if task.autoretry_for:
+        task.autoretry_for, task.dont_autoretry_for = (
+            tuple(task.autoretry_for),
+            tuple(task.dont_autoretry_for),
+        )
+        body = retrying.autoretrying(task, body)
+    task.run = body  # type: ignore[method-assign]
+    return task
+
+
+def check_options(options: Mapping[str, Any], base: type[AnyTask], name: str) -> None:
+    """Raise TypeError for an option that neither Task nor `base` has, with the nearest one."""
+    for option in options:
+        if not hasattr(base, option):
+            known = [key for key in dir(base) if not key.startswith("_")]
+            near = difflib.get_close_matches(option, known, 1)
+            hint = (
+                f"did you mean {near[0]!r}?"
+                if near
+                else f"options of your own are attributes of a class: base={base.__name__}"
+            )
+            raise TypeError(f"task {name}: unknown option {option!r}; {hint}")
+
+
+def check_limits(task: AnyTask) -> None:
+    """Raise ValueError for a soft limit that the hard one would forestall."""
+    soft, hard = task.soft_time_limit, task.time_limit
+    if soft is not None and hard is not None and soft > hard:
+        raise ValueError(
+            f"task {task.name}: soft_time_limit ({soft:g} s) must not exceed time_limit ({hard:g} s), which kills the task"
+        )
+
+
+def copy_for(task: AnyTask, app: Client) -> AnyTask:
+    """Return a shared task as a task of `app`."""
+    copy = object.__new__(type(task))
+    for key, value in vars(task).items():
+        object.__setattr__(copy, key, value)
+    object.__setattr__(copy, "_app", app)
+    object.__setattr__(copy, "_preset", None)
+    function = getattr(task, "__wrapped__", None)
+    if function is not None:
+        body = function.__get__(copy) if task.bind else function
+        object.__setattr__(copy, "run", retrying.autoretrying(copy, body) if task.autoretry_for else body)
+    return copy
+
+
+class SharedTasks:
+    """Tasks that belong to every app of the process, whenever it is made."""
+
+    def __init__(self) -> None:
+        self._tasks: list[AnyTask] = []
+        self._lock = threading.Lock()
+
+    def add(self, task: AnyTask) -> None:
+        with self._lock:
+            self._tasks.append(task)
+
+    def all(self) -> list[AnyTask]:
+        with self._lock:
+            return list(self._tasks)
+
+
+shared = SharedTasks()

@@ -1,0 +1,122 @@
+"""What an app opens when it is first used: routes, the connection, the result backend. Thread-safe,
+fork-safe.
+
+Knows settings and the floors below; knows nothing of tasks or messages.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from amqptasks import backends
+from amqptasks.backends.base import Backend
+from amqptasks.config import Config
+from amqptasks.options import ROUTING
+from amqptasks.routing import Route, Router
+from amqptasks.transport.blocking import BlockingConnection
+from amqptasks.transport.opening import opener
+from amqptasks.transport.publisher import RetryPolicy
+from amqptasks.transport.url import parse
+
+
+class Resources:
+    """Everything here is made once, on first use, and again after `close`."""
+
+    tasks: Mapping[str, Any] = {}
+    """The registered tasks by name; an app has its own."""
+
+    def __init__(self, conf: Config, main: str | None) -> None:
+        self.conf = conf
+        self.main = main
+        self._opening = threading.RLock()
+        self._router: Router | None = None
+        self._connection: BlockingConnection | None = None
+        self._backend: Backend | None = None
+        self._routes: dict[str, Route] = {}
+
+    @property
+    def router(self) -> Router:
+        """Queues and routes, read from the settings once."""
+        if self._router is None:
+            with self._opening:
+                self._router = self._router or Router(self.conf)
+        return self._router
+
+    def route(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        preset: Mapping[str, Any],
+    ) -> tuple[Route, Mapping[str, Any]]:
+        """Return where a call goes, and all its options: the route's, over them the task's, over them the
+        call's.
+
+        Without routing options a task's route is computed once, unless a function routes by arguments.
+        """
+        if options and not ROUTING.isdisjoint(options):
+            route = self.router.route(options.get("route_name") or name, args, kwargs, {**preset, **options})
+            return route, route.options
+        cached = self._routes.get(name)
+        if cached is None:
+            cached = self.router.route(name, args, kwargs, preset)
+            if _constant(self.conf.task_routes):
+                self._routes[name] = cached
+        return cached, {**cached.options, **options} if options else cached.options
+
+    @property
+    def connection(self) -> BlockingConnection:
+        """This process's connection for publishing and results; it connects when it is first used."""
+        if self._connection is None:
+            with self._opening:
+                self._connection = self._connection or self._connect()
+        return self._connection
+
+    def _connect(self) -> BlockingConnection:
+        conf = self.conf
+        policy = RetryPolicy(**conf.task_publish_retry_policy) if conf.task_publish_retry else RetryPolicy(0)
+        name = self.main or "amqptasks"
+        connect = opener(
+            parse(conf.broker_write_url or conf.broker_url),
+            name=name,
+            heartbeat=conf.broker_heartbeat,
+            timeout=conf.broker_connection_timeout,
+        )
+        return BlockingConnection(
+            connect,
+            timeout=conf.broker_publish_timeout,
+            policy=policy,
+            limit_messages=conf.broker_publish_window,
+            limit_bytes=conf.broker_publish_window_bytes,
+            name=name,
+        )
+
+    @property
+    def backend(self) -> Backend:
+        """Where results go and come from."""
+        if self._backend is None:
+            with self._opening:
+                self._backend = self._backend or backends.open(self.conf, lambda: self.connection)
+        return self._backend
+
+    def close(self, timeout: float | None = None) -> None:
+        """Wait for what is unconfirmed, delete the reply queue unless a result is expected, and close.
+
+        It may be used again: it opens anew, with the settings of that time.
+        """
+        with self._opening:
+            backend, connection = self._backend, self._connection
+            self._backend = self._connection = self._router = None
+            self._routes.clear()
+        if backend is not None:
+            backend.close()
+        if connection is not None:
+            connection.close(timeout)
+
+
+def _constant(routes: Any) -> bool:
+    """Does the setting name routes by task alone? Functions and dotted names may look at the arguments."""
+    return routes is None or isinstance(routes, Mapping)

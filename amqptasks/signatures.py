@@ -1,0 +1,262 @@
+"""Signatures: calls as values that can be stored, sent, partially applied and joined by `|`.
+
+A signature is a dictionary of Celery's exact shape, so it travels in messages as it is. Knows how an app
+sends; knows nothing of task classes. The kinds that hold other signatures register themselves in `KINDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from amqptasks.client import Client
+from amqptasks.composing import NOTHING
+from amqptasks.ids import new_id
+from amqptasks.options import as_list
+from amqptasks.result import AsyncResult
+from amqptasks.waiting import home
+
+KINDS: dict[str, Callable[[Mapping[str, Any], Client | None], Signature]] = {}
+"""`subtask_type` -> what makes that signature from its dictionary."""
+
+
+class Signature(dict[str, Any]):
+    """One call of one task: name, arguments and options, with `|` and partial application.
+
+    Further arguments given to `apply_async` are put before those it has, unless it is `immutable`.
+    """
+
+    _app: Client | None = None
+
+    def __init__(
+        self,
+        task: Any = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        subtask_type: str | None = None,
+        immutable: bool = False,
+        app: Client | None = None,
+        **extra: Any,
+    ) -> None:
+        if isinstance(task, Mapping):
+            super().__init__(task)
+        else:
+            super().__init__(
+                task=getattr(task, "name", task),
+                args=tuple(args or ()),
+                kwargs=dict(kwargs or {}),
+                options={**(options or {}), **extra},
+                subtask_type=subtask_type,
+                immutable=immutable,
+            )
+        self._app = app if app is not None else getattr(task, "app", None)
+
+    # --- what it says ---------------------------------------------------------------------------------------
+
+    @property
+    def app(self) -> Client:
+        if self._app is None:
+            self._app = cast(Client, home.find() if home.find else None)
+        return self._app
+
+    @app.setter
+    def app(self, app: Client) -> None:
+        self._app = app
+
+    @property
+    def task(self) -> str:
+        return cast(str, self["task"])
+
+    @property
+    def name(self) -> str:
+        return self.task
+
+    @property
+    def args(self) -> Sequence[Any]:
+        return cast("Sequence[Any]", self["args"])
+
+    @property
+    def kwargs(self) -> Mapping[str, Any]:
+        return cast("Mapping[str, Any]", self["kwargs"])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return cast("dict[str, Any]", self["options"])
+
+    @property
+    def immutable(self) -> bool:
+        return bool(self.get("immutable"))
+
+    @property
+    def id(self) -> str | None:
+        return self.options.get("task_id")
+
+    @property
+    def type(self) -> Any:
+        """The registered task, or None when this app does not know it."""
+        return self.app.tasks.get(self.task)
+
+    def _merged(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+        given = {key: value for key, value in options.items() if value is not None}
+        if "group_id" in self.options:
+            given.pop("group_id", None)
+        if self.immutable:
+            return tuple(self.args), dict(self.kwargs), {**self.options, **given}
+        return (*args, *self.args), {**self.kwargs, **kwargs}, {**self.options, **given}
+
+    # --- changing it ----------------------------------------------------------------------------------------
+
+    def clone(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = NOTHING, **options: Any
+    ) -> Signature:
+        """Return a copy, with further arguments and options as `apply_async` would add them."""
+        merged_args, merged_kwargs, merged_options = self._merged(args, kwargs, options)
+        for key in ("link", "link_error"):
+            if key in merged_options:
+                merged_options[key] = list(as_list(merged_options[key]))
+        copy = type(self).__new__(type(self))
+        dict.__init__(copy, self)
+        copy.update(args=merged_args, kwargs=merged_kwargs, options=merged_options)
+        copy._app = self._app
+        return copy
+
+    partial = clone
+
+    def set(self, immutable: bool | None = None, **options: Any) -> Signature:
+        """Set options in place; return itself."""
+        if immutable is not None:
+            self.set_immutable(immutable)
+        self.options.update(options)
+        return self
+
+    def set_immutable(self, immutable: bool) -> None:
+        self["immutable"] = immutable
+
+    def replace(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Signature:
+        """Return a copy in which what is given stands in place of what was there."""
+        copy = self.clone()
+        for key, value in (("args", args), ("kwargs", kwargs), ("options", options)):
+            if value is not None:
+                copy[key] = value
+        return copy
+
+    def link(self, callback: Any) -> Any:
+        """Call `callback` with the value once this task succeeds; return `callback`."""
+        return self._append("link", callback)
+
+    def link_error(self, errback: Any) -> Any:
+        """Call `errback` once this task fails; return `errback`."""
+        return self._append("link_error", errback)
+
+    def on_error(self, errback: Any) -> Signature:
+        """As `link_error`, but returns itself, for writing in one line."""
+        self.link_error(errback)
+        return self
+
+    def _append(self, key: str, callback: Any) -> Any:
+        linked = as_list(self.options.get(key))
+        if callback not in linked:
+            linked.append(callback)
+        self.options[key] = linked
+        return callback
+
+    # --- calling it -----------------------------------------------------------------------------------------
+
+    def delay(self, *args: Any, **kwargs: Any) -> Any:
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = NOTHING, **options: Any
+    ) -> Any:
+        """Call the task; see `Task.apply_async`."""
+        merged_args, merged_kwargs, merged_options = self._merged(args or (), kwargs or {}, options)
+        task = self.type
+        if task is not None:
+            return task.apply_async(merged_args, merged_kwargs, **merged_options)
+        return self.app.send_task(self.task, merged_args, merged_kwargs, **merged_options)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task in place."""
+        merged_args, merged_kwargs, _ = self._merged(args, kwargs, {})
+        return self.type(*merged_args, **merged_kwargs)
+
+    def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = NOTHING, **options: Any) -> Any:
+        """Run the task in place, with a request; return an EagerResult."""
+        merged_args, merged_kwargs, merged_options = self._merged(args, kwargs, options)
+        return self.type.apply(merged_args, merged_kwargs, **merged_options)
+
+    def freeze(
+        self,
+        _id: str | None = None,
+        group_id: str | None = None,
+        chord: Any = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group_index: int | None = None,
+    ) -> AsyncResult[Any]:
+        """Give it its id now; return the result that the call will have."""
+        options = self.options
+        task_id = options.setdefault("task_id", _id or new_id())
+        for key, value in (("root_id", root_id), ("parent_id", parent_id), ("group_index", group_index)):
+            if value is not None:
+                options[key] = value
+        if group_id and "group_id" not in options:
+            options["group_id"] = group_id
+        if chord:
+            options["chord"] = chord
+        return AsyncResult(task_id, self.app.backend, self.task, self.app)
+
+    def __invert__(self) -> Any:
+        return self.apply_async().get()
+
+    def __or__(self, other: Any) -> Any:
+        if isinstance(other, Mapping) and not isinstance(other, Signature):
+            other = signature(other, app=self._app)
+        if not isinstance(other, Signature):
+            return NotImplemented
+        return KINDS["chain"]({"kwargs": {"tasks": [self, other]}}, self._app)
+
+    def __deepcopy__(self, memo: Any) -> Signature:
+        return self.clone()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return signature, (dict(self),)
+
+    def __repr__(self) -> str:
+        inside = [repr(value) for value in self.args] + [
+            f"{key}={value!r}" for key, value in self.kwargs.items()
+        ]
+        return f"{self.task}({', '.join(inside)})"
+
+
+def signature(
+    varies: Any,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    app: Client | None = None,
+    **extra: Any,
+) -> Signature:
+    """Return a signature of a task, of a task's name, or of a dictionary that came in a message."""
+    if isinstance(varies, Signature):
+        return varies.clone()
+    if not isinstance(varies, Mapping):
+        return Signature(varies, args, kwargs, options, app=app, **extra)
+    kind = KINDS.get(varies.get("subtask_type") or "")
+    return kind(varies, app) if kind is not None else Signature(varies, app=app)
+
+
+def maybe_signature(value: Any, app: Client | None = None) -> Signature | None:
+    """Return the signature that `value` is or describes; None for None."""
+    if value is None or isinstance(value, Signature):
+        return value
+    return signature(value, app=app)

@@ -1,0 +1,361 @@
+"""A task: a function that can be called elsewhere, with its options, its handlers and its view of the running
+call.
+
+Knows how an app sends (`client`), what a running call is (`request`) and signatures; knows nothing of
+workers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Coroutine, Mapping, Sequence
+from contextvars import Token
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, Unpack, cast
+
+from amqptasks import eager, retrying
+from amqptasks import request as requests
+from amqptasks import result as results
+from amqptasks.arguments import Arguments
+from amqptasks.backends.base import Backend, Meta
+from amqptasks.client import Client
+from amqptasks.composing import NOTHING
+from amqptasks.errors import MaxRetriesExceeded, Retry, TransportError
+from amqptasks.options import SendOptions, check_names
+from amqptasks.request import Request
+from amqptasks.signatures import Signature
+from amqptasks.waiting import home, running
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SENDING = (
+    "serializer",
+    "compression",
+    "priority",
+    "expires",
+    "time_limit",
+    "soft_time_limit",
+    "ignore_result",
+    "queue",
+    "exchange",
+    "routing_key",
+    "delivery_mode",
+)
+"""Options of a task that are defaults of its calls."""
+
+
+class Task(Generic[P, R]):
+    """What `@app.task` makes. Calling it runs the function here; `delay` and `apply_async` run it in a
+    worker.
+
+    Subclasses may override the handlers, `__call__` and any option; give them by `@app.task(base=...)`. None
+    means that the setting of the same meaning decides.
+    """
+
+    name: str = ""
+    """Unique; messages carry it."""
+    bind: bool = False
+    """The function's first argument is the task."""
+    typing: bool | None = None
+    """Check arguments against the signature where the task is called; None: as the app (`strict_typing`)."""
+    max_retries: int | None = 3
+    """`retry` raises once this is exceeded; None: never."""
+    default_retry_delay: float = 180
+    """Seconds, where `retry` is given neither `countdown` nor `eta`."""
+    autoretry_for: tuple[type[BaseException], ...] = ()
+    dont_autoretry_for: tuple[type[BaseException], ...] = ()
+    retry_kwargs: Mapping[str, Any] = NOTHING
+    """What an automatic retry gives to `retry`: `max_retries`, `countdown`."""
+    retry_backoff: bool | float = False
+    """True: 1, 2, 4, 8 ... seconds; a number: that many times as much."""
+    retry_backoff_max: float = 600
+    retry_jitter: bool = True
+    """The delay is random between 0 and what the backoff says."""
+    rate_limit: str | int | float | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    ignore_result: bool | None = None
+    store_errors_even_if_ignored: bool | None = None
+    store_eager_result: bool | None = None
+    trail: bool = True
+    send_events: bool = True
+    track_started: bool | None = None
+    acks_late: bool | None = None
+    acks_on_failure: bool | None = None
+    acks_on_timeout: bool | None = None
+    acks_on_failure_or_timeout: bool | None = None
+    reject_on_worker_lost: bool | None = None
+    retry_on_worker_lost: bool | None = None
+    throws: tuple[type[BaseException], ...] = ()
+    """Exceptions that are expected: logged without a traceback."""
+    expires: Any = None
+    priority: int | None = None
+    serializer: str | None = None
+    compression: str | None = None
+    delivery_mode: int | str | None = None
+    queue: Any = None
+    exchange: Any = None
+    routing_key: str | None = None
+    resultrepr_maxsize: int = 1024
+
+    MaxRetriesExceededError: ClassVar[type[MaxRetriesExceeded]] = MaxRetriesExceeded
+    OperationalError: ClassVar[type[TransportError]] = TransportError
+
+    _app: Client | None = None
+    _preset: Mapping[str, Any] | None = None
+    _arguments: Arguments | None = None
+
+    # --- what it is -----------------------------------------------------------------------------------------
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The body: the decorated function, or what a subclass defines."""
+        raise NotImplementedError(f"task {self.name} has no body; define run() in {type(self).__name__}")
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now, as if it were not a task."""
+        return cast(R, self.run(*args, **kwargs))
+
+    @property
+    def app(self) -> Client:
+        """The app that registered it; a shared task's is the current one."""
+        if self._app is None:
+            return cast(Client, home.find() if home.find is not None else None)
+        return self._app
+
+    @property
+    def backend(self) -> Backend:
+        return self.app.backend
+
+    @property
+    def request(self) -> Request:
+        """The call that runs here and now; outside a run, one whose `called_directly` is True."""
+        request = running.get()
+        return request if request is not None and request.task == self.name else Request(task=self.name)
+
+    @property
+    def arguments(self) -> Arguments:
+        """What the body accepts."""
+        if self._arguments is None:
+            function = getattr(self, "__wrapped__", None)
+            # A method `run` of a subclass is bound already; a decorated function with bind=True is not.
+            body, bound = (self.run, False) if function is None else (function, self.bind)
+            self._arguments = Arguments(body, self.name, bound=bound)
+        return self._arguments
+
+    @property
+    def preset(self) -> Mapping[str, Any]:
+        """The options of this task that are defaults of its calls."""
+        if self._preset is None:
+            found = {key: getattr(self, key) for key in SENDING}
+            self._preset = {key: value for key, value in found.items() if value is not None}
+        return self._preset
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name in SENDING:
+            object.__setattr__(self, "_preset", None)
+
+    # --- calling it -----------------------------------------------------------------------------------------
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> results.AsyncResult[R]:
+        """Call it with these arguments. `apply_async` without options; see there."""
+        return self._send(args, kwargs, NOTHING, by_delay=True)
+
+    def apply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[SendOptions],
+    ) -> results.AsyncResult[R]:
+        """Call it in a worker; return its result once the broker has the message in a queue.
+
+        Blocks, at most `timeout` seconds. Raises TypeError for arguments that the function does not take and
+        for unknown options, Unroutable, Nacked, TooLarge, BrokerBlocked, PublishTimeout, BrokerUnavailable.
+        """
+        if options:
+            check_names(options, self.name)
+        return self._send(_sequence(args, self.name), kwargs or {}, options, by_delay=False)
+
+    def _send(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any], *, by_delay: bool
+    ) -> results.AsyncResult[R]:
+        app = self.app
+        if self.typing if self.typing is not None else app.strict_typing:
+            self.arguments.check(args, kwargs, by_delay=by_delay)
+        if app.conf.task_always_eager:
+            return self.apply(args, kwargs, **cast(SendOptions, options))
+        shadow = (
+            None if type(self).shadow_name is Task.shadow_name else self.shadow_name(args, kwargs, options)
+        )
+        if shadow is not None:
+            options = {**options, "shadow": shadow}
+        return app.send(self.name, args, kwargs, options, self.preset)
+
+    def apply(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        throw: bool | None = None,
+        **options: Unpack[SendOptions],
+    ) -> results.AsyncResult[R]:
+        """Run it here, with a request and its handlers, and return the result; no message is sent.
+
+        With `throw` (default: the setting `task_eager_propagates`) what it raises is raised here.
+        """
+        return eager.apply(self, args or (), kwargs or {}, {**self.preset, **options}, throw)
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature:
+        """Return a signature: this call as a value."""
+        return Signature(self, args, kwargs)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature:
+        """Return an immutable signature, which takes no value from the step before."""
+        return Signature(self, args, kwargs, immutable=True)
+
+    def signature(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+        **options: Unpack[SendOptions],
+    ) -> Signature:
+        return Signature(self, args, kwargs, options, immutable=immutable)
+
+    subtask = signature
+
+    def AsyncResult(self, task_id: str) -> results.AsyncResult[R]:  # noqa: N802 (Celery's name)
+        """Return the handle on a call of this task by its id."""
+        return results.AsyncResult(task_id, self.backend, self.name, self.app)
+
+    # --- inside a run ---------------------------------------------------------------------------------------
+
+    def retry(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: Any = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Retry:
+        """Run this call again later: same id, same queue, one retry more. Raises Retry, or returns it if not
+        `throw`.
+
+        The next message leaves together with this run's outcome. Raises `exc`, or MaxRetriesExceeded, when
+        there were `max_retries` already; called outside a run it raises `exc` at once.
+        """
+        return retrying.retry(
+            self,
+            args,
+            kwargs,
+            exc,
+            throw,
+            retrying.When(eta, countdown, max_retries),
+            options,
+        )
+
+    def update_state(self, task_id: str | None = None, state: str | None = None, meta: Any = None) -> None:
+        """Report a state of one's own ("PROGRESS") at once. Blocks until it is published."""
+        request = self.request
+        own = task_id is None or task_id == request.id
+        if request.ignore_result and own:
+            return
+        app = self.app
+        app.backend.store(
+            Meta(
+                task_id=task_id or request.id or "",
+                status=state or "",
+                result=meta,
+                reply_to=request.reply_to if own else None,
+                correlation_id=request.correlation_id if own else task_id,
+            ),
+            lambda envelope: app.connection.publish([envelope]),
+        )
+
+    def push_request(self, request: Request | None = None, **attributes: Any) -> Token[Any]:
+        """Make a request the current one, for tests of bound tasks; `pop_request` undoes it."""
+        return requests.push(request or Request(task=self.name, **attributes))
+
+    def pop_request(self, token: Token[Any]) -> None:
+        requests.pop(token)
+
+    # --- handlers, to be overridden ---------------------------------------------------------------------
+
+    def before_start(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Called before the body."""
+
+    def on_success(self, retval: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Called after the body returned."""
+
+    def on_failure(
+        self, exc: BaseException, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], einfo: Any
+    ) -> None:
+        """Called after the body raised. `einfo` prints as the traceback."""
+
+    def on_retry(
+        self, exc: BaseException, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], einfo: Any
+    ) -> None:
+        """Called when the call will be run again."""
+
+    def after_return(
+        self,
+        status: str,
+        retval: Any,
+        task_id: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        einfo: Any,
+    ) -> None:
+        """Called last, after success and failure."""
+
+    def shadow_name(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> str | None:
+        """Return a name for logs and monitors, from the arguments."""
+        return None
+
+    @classmethod
+    def on_bound(cls, app: Client) -> None:
+        """Called when an app registers a task of this class."""
+
+    # --- how it looks -----------------------------------------------------------------------------------
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _by_name, (self.name, getattr(self, "__module__", None))
+
+    def __repr__(self) -> str:
+        app = self._app
+        if app is None:
+            return f"<@task: {self.name} (shared)>"
+        return f"<@task: {self.name} of {app.main or '__main__'} at {id(app):#x}>"
+
+
+class CoroutineTask(Task[P, R]):
+    """A task whose body is `async def`: called in place it returns the coroutine, elsewhere it is awaited."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+        return cast("Coroutine[Any, Any, R]", self.run(*args, **kwargs))
+
+
+def _sequence(args: Sequence[Any] | None, name: str) -> Sequence[Any]:
+    if args is None:
+        return ()
+    if isinstance(args, str | bytes) or not isinstance(args, Sequence):
+        raise TypeError(
+            f"apply_async() of {name}: args must be a list or tuple, not {args!r}; for one argument write "
+            f"({args!r},)"
+        )
+    return args
+
+
+def _by_name(name: str, module: str | None) -> Any:
+    """Find a task in the process that unpickles it; its module is imported if need be."""
+    if module and module not in sys.modules:
+        importlib.import_module(module)
+    app = home.find() if home.find is not None else None
+    return cast(Client, app).tasks[name]

@@ -1,0 +1,96 @@
+"""What waiting for a result means: where it is forbidden, what is sent before, how a failure is raised.
+
+Knows states and backends' `Meta`; knows neither handles on results nor tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from amqptasks import states
+from amqptasks.backends.base import Backend, Meta
+from amqptasks.errors import WouldDeadlock
+
+running: ContextVar[Any] = ContextVar("amqptasks_running", default=None)
+"""The request that runs in this thread or coroutine; `request.push` sets it."""
+joining_allowed: ContextVar[bool] = ContextVar("amqptasks_joining_allowed", default=False)
+flush: ContextVar[Callable[[], None] | None] = ContextVar("amqptasks_flush", default=None)
+"""Sends what an open batch still holds, so that waiting inside a batch waits for something that was sent."""
+
+
+class HasBackend(Protocol):
+    @property
+    def backend(self) -> Backend: ...
+
+
+class _Home:
+    """Where `AsyncResult(id)` without an app finds one; the app floor sets `find`."""
+
+    find: Callable[[], HasBackend] | None = None
+
+
+home = _Home()
+
+
+class RemoteTraceback(Exception):
+    """The traceback, as text, of the process where the task failed; the cause of what `get()` raises."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+@contextmanager
+def allow_join_result() -> Iterator[None]:
+    """Permit `get()` inside a task, for one who knows that other workers can run what it waits for."""
+    token = joining_allowed.set(True)
+    try:
+        yield
+    finally:
+        joining_allowed.reset(token)
+
+
+def prepare_to_wait(disable_sync_subtasks: bool) -> None:
+    """Raise WouldDeadlock inside a task; send what an open batch holds."""
+    request = running.get()
+    if request is not None and disable_sync_subtasks and not joining_allowed.get():
+        raise WouldDeadlock(
+            f"get() inside task {request.task}[{request.id}] waits for a worker that may be this very one; "
+            "use a chain or a callback, or disable_sync_subtasks=False where other workers run the subtask"
+        )
+    send = flush.get()
+    if send is not None:
+        send()
+
+
+def value_of(meta: Meta, propagate: bool) -> Any:
+    """Return the task's value; raise what it raised, with the remote traceback as its cause, if `propagate`."""
+    if (
+        not propagate
+        or meta.status not in states.PROPAGATE_STATES
+        or not isinstance(meta.result, BaseException)
+    ):
+        return meta.result
+    error = meta.result
+    if meta.traceback and error.__cause__ is None:
+        error.__cause__ = RemoteTraceback(meta.traceback)
+    raise error.with_traceback(None)
+
+
+def as_mapping(meta: Meta) -> dict[str, Any]:
+    """Return a state as Celery hands it to `on_message`."""
+    return {
+        "task_id": meta.task_id,
+        "status": meta.status,
+        "result": meta.result,
+        "traceback": meta.traceback,
+        "children": list(meta.children),
+        "date_done": meta.date_done,
+        **meta.extended,
+    }

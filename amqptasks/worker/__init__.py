@@ -1,0 +1,1 @@
+"""The worker: a parent that moves bytes and a pool of children that run tasks."""

@@ -1,0 +1,80 @@
+"""What to do with a delivery, decided from its headers alone. Pure: reads a clock value, touches nothing.
+
+The parent decodes six headers and never a body; whatever needs the body is left to a child.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from amqptasks.worker.outcome import Cause, TaskOptions
+
+KEYS = ("task", "id", "eta", "expires", "retries", "timelimit")
+AT_ONCE = 1.0
+"""Seconds up to which an eta is waited for here; the ladder's unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """`cause` says run it or why not; `wait` is how many seconds to hold it first."""
+
+    cause: Cause = Cause.RUN
+    detail: str = ""
+    wait: float = 0.0
+    soft: float | None = None
+    hard: float | None = None
+
+
+PLAIN = Admission()
+NO_LIMITS = (None, [None, None])
+
+
+def admit(fields: Mapping[str, Any], options: TaskOptions, now: float) -> Admission:
+    """Decide. `now` is seconds since the epoch; a header that cannot be read is left to the child to refuse."""
+    eta, expires, limits = fields.get("eta"), fields.get("expires"), fields.get("timelimit")
+    if (
+        eta is None
+        and expires is None
+        and limits in NO_LIMITS
+        and options.time_limit is options.soft_time_limit is None
+    ):
+        return PLAIN
+    due = _epoch(eta)
+    end = _epoch(expires)
+    if end is not None and end <= now:
+        return Admission(Cause.EXPIRED)
+    wait = 0.0 if due is None else due - now
+    if wait > AT_ONCE:
+        return Admission(Cause.EARLY, detail=repr(wait))
+    hard, soft = _limits(limits)
+    return Admission(
+        wait=max(0.0, wait),
+        soft=options.soft_time_limit if soft is None else soft,
+        hard=options.time_limit if hard is None else hard,
+    )
+
+
+def _epoch(moment: Any) -> float | None:
+    """An ISO 8601 header as seconds since the epoch; naive means UTC (Celery, message protocol 2)."""
+    if not isinstance(moment, str):
+        return None
+    try:
+        parsed = datetime.fromisoformat(moment)
+    except ValueError:
+        return None
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+
+
+def _limits(pair: Any) -> tuple[float | None, float | None]:
+    """`timelimit` is [hard, soft] on the wire."""
+    match pair:
+        case [hard, soft]:
+            return _seconds(hard), _seconds(soft)
+    return None, None
+
+
+def _seconds(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and value > 0 else None

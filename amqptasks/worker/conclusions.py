@@ -1,0 +1,333 @@
+"""What follows from a run's end, as messages: result, callbacks, next step of the chain, retry, dead letter.
+
+Every method answers an `Outcome`: what to publish, in order, and how to settle. Publishes nothing itself. User code
+called here (handlers, signals, new-style errbacks) never changes the outcome: what it raises is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback as tracebacks
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from amqptasks import protocol, signals, states
+from amqptasks.amqp import Delivery, Envelope, Parcel
+from amqptasks.backends.base import Meta
+from amqptasks.errors import (
+    ContentDisallowed,
+    EncodeError,
+    ExceptionInfo,
+    MessageError,
+    NotRegistered,
+    Reject,
+    Retry,
+    TaskRevoked,
+    Terminated,
+    TimeLimitExceeded,
+    TooLarge,
+    WorkerLost,
+)
+from amqptasks.request import Request
+from amqptasks.transport import codec
+from amqptasks.worker import deadletters
+from amqptasks.worker.followups import FollowUps
+from amqptasks.worker.manifest import options_of
+from amqptasks.worker.outcome import Cause, Outcome, Run, TaskOptions, Verdict
+
+if TYPE_CHECKING:
+    from amqptasks.app import App
+    from amqptasks.task import Task
+
+logger = logging.getLogger(__name__)
+
+CRASHES = "x-amqptasks-crashes"
+
+
+class Conclusions:
+    """Writes outcomes for the tasks of one app, on one node."""
+
+    def __init__(self, app: App, node: str) -> None:
+        self._app = app
+        self._node = node
+        self._follow = FollowUps(app)
+        self._lost_limit = app.conf.worker_lost_limit
+        self._largest = app.conf.broker_max_message_size
+        self._options: dict[str, TaskOptions] = {}
+        self._extended = app.conf.result_extended
+        self._dead = app.conf.task_dead_letter_exchange
+
+    # --- before and after --------------------------------------------------------------------------------
+
+    def before(self, task: Task[..., Any], request: Request) -> None:
+        """`task_prerun` and `before_start`."""
+        if signals.task_prerun.receivers:
+            signals.task_prerun.send(
+                sender=task, task_id=request.id, task=task, args=request.args, kwargs=request.kwargs
+            )
+        guarded(task.before_start, request.id, request.args, request.kwargs)
+
+    def started(self, task: Task[..., Any], request: Request) -> Sequence[Parcel]:
+        """The STARTED state, if tracked."""
+        if not self._of(task).track_started or self._ignores(task, request):
+            return ()
+        state = {"pid": os.getpid(), "hostname": self._node}
+        return self._packed(self._stored(request, states.STARTED, state))
+
+    def after(self, task: Task[..., Any], request: Request, state: str, value: Any) -> None:
+        """`after_return` (not for RETRY, IGNORED and REJECTED, as in Celery) and `task_postrun`."""
+        if state in states.READY_STATES:
+            failed = isinstance(value, BaseException) and state != states.SUCCESS
+            einfo = ExceptionInfo(value, "".join(tracebacks.format_exception(value))) if failed else None
+            guarded(task.after_return, state, value, request.id, request.args, request.kwargs, einfo)
+        if signals.task_postrun.receivers:
+            signals.task_postrun.send(
+                sender=task,
+                task_id=request.id,
+                task=task,
+                args=request.args,
+                kwargs=request.kwargs,
+                retval=value,
+                state=state,
+            )
+
+    # --- verdicts ----------------------------------------------------------------------------------------
+
+    def succeeded(self, task: Task[..., Any], request: Request, value: Any, runtime: float) -> Outcome:
+        """Callbacks, the chain's next step, then the result. Raises what makes a success a failure: a value or a
+        follow-up that cannot be encoded or is too large."""
+        envelopes = self._follow.success(request, value) if request.callbacks or request.chain else []
+        if not self._ignores(task, request):
+            envelopes += self._stored(request, states.SUCCESS, value)
+        parcels = self._packed(envelopes)
+        for parcel in parcels:
+            self._check_size(parcel)
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(
+                "Task %s[%s] succeeded in %ss: %.200r", task.name, request.id, round(runtime, 6), value
+            )
+        guarded(task.on_success, value, request.id, request.args, request.kwargs)
+        if signals.task_success.receivers:
+            signals.task_success.send(sender=task, result=value)
+        return Outcome(publish=parcels, state=states.SUCCESS)
+
+    def failed(
+        self, task: Task[..., Any], request: Request, error: BaseException, runtime: float = 0.0
+    ) -> Outcome:
+        """FAILURE for the caller and for what is left of the chain, then errbacks."""
+        trace = "".join(tracebacks.format_exception(error))
+        if isinstance(error, task.throws):
+            logger.info("Task %s[%s] raised expected: %r", task.name, request.id, error)
+        else:
+            logger.error("Task %s[%s] raised unexpected: %r\n%s", task.name, request.id, error, trace)
+        outcome = self._failure(task, request, error, trace)
+        einfo = ExceptionInfo(error, trace)
+        guarded(task.on_failure, error, request.id, request.args, request.kwargs, einfo)
+        if signals.task_failure.receivers:
+            signals.task_failure.send(
+                sender=task,
+                task_id=request.id,
+                exception=error,
+                args=request.args,
+                kwargs=request.kwargs,
+                traceback=error.__traceback__,
+                einfo=einfo,
+            )
+        options = self._of(task)
+        verdict = Verdict.ACK if options.acks_on_failure or not options.acks_late else Verdict.REJECT
+        return replace(outcome, verdict=verdict)
+
+    def rejected(self, task: Task[..., Any], request: Request, run: Run, reject: Reject) -> Outcome:
+        """`basic.reject` for a late-acknowledged task; otherwise there is nothing left to reject."""
+        if not self._of(task).acks_late:
+            logger.warning(
+                "Task %s[%s] raised Reject, but its message was acknowledged when it started; use acks_late=True",
+                task.name,
+                request.id,
+            )
+            return Outcome(state=states.REJECTED)
+        logger.info("Task %s[%s] %r", task.name, request.id, reject)
+        if signals.task_rejected.receivers:
+            signals.task_rejected.send(sender=task, message=run.delivery, exc=reject)
+        if reject.requeue:
+            return Outcome(Verdict.REQUEUE, state=states.REJECTED)
+        told: list[Envelope] = []
+        if not self._ignores(task, request):
+            told = self._stored(request, states.FAILURE, reject)
+        return Outcome(Verdict.REJECT, self._packed(told), states.REJECTED)
+
+    def retried(self, task: Task[..., Any], request: Request, run: Run, retry: Retry) -> Outcome:
+        """The next attempt, then the RETRY state."""
+        trace = "".join(tracebacks.format_exception(retry))
+        envelopes = [self._follow.retry(request, run.delivery, retry)]
+        if not self._ignores(task, request):
+            envelopes += self._stored(request, states.RETRY, retry.exc, trace)
+        logger.info("Task %s[%s] retry: %s", task.name, request.id, retry)
+        einfo = ExceptionInfo(retry, trace)
+        guarded(task.on_retry, retry.exc, request.id, request.args, request.kwargs, einfo)
+        if signals.task_retry.receivers:
+            signals.task_retry.send(sender=task, request=request, reason=retry, einfo=einfo)
+        return Outcome(publish=self._packed(envelopes), state=states.RETRY)
+
+    def refused(self, delivery: Delivery, error: Exception) -> Outcome:
+        """What cannot be run: a dead letter with the reason on it, and FAILURE for the caller, if one can be read."""
+        reason = _reason(error)
+        logger.error(
+            "refused a message on %s, now in its dead-letter queue: %s: %s", delivery.queue, reason, error
+        )
+        dead = deadletters.refused(
+            delivery, self._dead, reason=reason, error=f"{type(error).__name__}: {error}", node=self._node
+        )
+        return Outcome(
+            publish=(dead, *self._packed(self._tell_sender(delivery, error))), state=states.REJECTED
+        )
+
+    def obituary(self, run: Run, task: Task[..., Any], request: Request) -> Outcome:
+        """What follows when a run ended from outside: expired, revoked, its child killed or lost, or not due yet."""
+        match run.cause:
+            case Cause.EARLY:
+                return Outcome(publish=self._packed([self._follow.later(run.delivery, float(run.detail))]))
+            case Cause.EXPIRED | Cause.REVOKED | Cause.TERMINATED:
+                return self._revoked(run, task, request)
+            case Cause.LOST if self._of(task).acks_late and self._of(task).reject_on_worker_lost:
+                return self._crashed(run, task, request)
+        error: Exception = WorkerLost(f"the process that ran the task died: {run.detail}")
+        if run.cause is Cause.TIMEOUT:
+            error = TimeLimitExceeded(float(run.detail))
+        return self.failed(task, request, error)
+
+    def _revoked(self, run: Run, task: Task[..., Any], request: Request) -> Outcome:
+        expired, terminated = run.cause is Cause.EXPIRED, run.cause is Cause.TERMINATED
+        word = "expired" if expired else "terminated" if terminated else "revoked"
+        logger.info("Task %s[%s] %s", task.name, request.id, word)
+        if signals.task_revoked.receivers:
+            signals.task_revoked.send(
+                sender=task, request=request, terminated=terminated, signum=None, expired=expired
+            )
+        told: list[Envelope] = []
+        if not self._ignores(task, request):
+            told = self._stored(request, states.REVOKED, TaskRevoked(word))
+        return Outcome(publish=self._packed(told), state=states.REVOKED)
+
+    def _crashed(self, run: Run, task: Task[..., Any], request: Request) -> Outcome:
+        """`reject_on_worker_lost`: again, with one more crash on the message; dead at `worker_lost_limit`."""
+        crashes = int(request.headers.get(CRASHES) or 0) + 1
+        if crashes < self._lost_limit:
+            logger.warning(
+                "Task %s[%s] lost its process (%d): %s", task.name, request.id, crashes, run.detail
+            )
+            return Outcome(publish=(self._follow.again(run.delivery, {CRASHES: crashes}),))
+        error = WorkerLost(
+            f"the process that ran the task died {crashes} times, the last time by {run.detail}"
+        )
+        dead = deadletters.refused(
+            run.delivery, self._dead, reason="crashed", error=str(error), node=self._node, crashes=crashes
+        )
+        outcome = self.failed(task, request, error)
+        return Outcome(publish=(dead, *outcome.publish), state=states.FAILURE)
+
+    # --- parts -------------------------------------------------------------------------------------------
+
+    def _failure(self, task: Task[..., Any], request: Request, error: BaseException, trace: str) -> Outcome:
+        envelopes: list[Envelope] = []
+        if not self._ignores(task, request) or self._of(task).store_errors_even_if_ignored:
+            envelopes = self._stored(request, states.FAILURE, error, trace)
+        if request.chain or request.errbacks:
+            envelopes += self._follow.failure(request, error, trace)
+        return Outcome(publish=self._packed(envelopes), state=states.FAILURE)
+
+    def _tell_sender(self, delivery: Delivery, error: Exception) -> list[Envelope]:
+        try:
+            sender = codec.decode_header(delivery.header)
+        except Exception:  # the header itself is what cannot be read: nobody to tell
+            return []
+        if not sender.reply_to or not sender.correlation_id:
+            return []
+        meta = Meta(
+            task_id=sender.correlation_id,
+            status=states.FAILURE,
+            result=error,
+            reply_to=sender.reply_to,
+            correlation_id=sender.correlation_id,
+            date_done=_now(),
+        )
+        return self._store(meta)
+
+    def _stored(self, request: Request, state: str, value: Any, trace: str | None = None) -> list[Envelope]:
+        ready = state in states.READY_STATES
+        meta = Meta(
+            task_id=request.id or "",
+            status=state,
+            result=value,
+            traceback=trace,
+            children=[child.as_tuple() for child in request.children] if ready else (),
+            date_done=_now() if ready else None,
+            group_id=request.group,
+            parent_id=request.parent_id,
+            reply_to=request.reply_to,
+            correlation_id=request.correlation_id or request.id,
+            extended=self._extension(request) if self._extended else {},
+        )
+        return self._store(meta)
+
+    def _store(self, meta: Meta) -> list[Envelope]:
+        envelopes: list[Envelope] = []
+        self._app.backend.store(meta, envelopes.append)
+        return envelopes
+
+    def _extension(self, request: Request) -> dict[str, Any]:
+        return {
+            "name": request.task,
+            "args": request.args,
+            "kwargs": request.kwargs,
+            "worker": self._node,
+            "retries": request.retries,
+            "queue": request.delivery_info.get("queue"),
+        }
+
+    def _ignores(self, task: Task[..., Any], request: Request) -> bool:
+        """The call's own word, else the task's, else the setting's."""
+        said = request.ignore_result
+        return self._of(task).ignore_result if said is None else said
+
+    def _of(self, task: Task[..., Any]) -> TaskOptions:
+        known = self._options.get(task.name)
+        if known is None:
+            known = self._options[task.name] = options_of(task, self._app.conf)
+        return known
+
+    def _packed(self, envelopes: Sequence[Envelope]) -> tuple[Parcel, ...]:
+        return tuple(codec.pack(envelope) for envelope in envelopes)
+
+    def _check_size(self, parcel: Parcel) -> None:
+        if len(parcel.body) > self._largest:
+            raise TooLarge(
+                f"a message of {len(parcel.body)} bytes that follows from this task is over the limit of "
+                f"{self._largest} bytes (`broker_max_message_size`); store the data elsewhere and send a reference"
+            )
+
+
+def guarded(function: Callable[..., Any], *arguments: Any) -> None:
+    """Call the user's function; an error of it is logged and changes nothing."""
+    try:
+        function(*arguments)
+    except Exception:
+        logger.exception("%r raised; the task's outcome is not changed by it", function)
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case NotRegistered():
+            return "unknown"
+        case ContentDisallowed():
+            return "forbidden"
+        case EncodeError() | MessageError():
+            return "undecodable"
+    return "refused"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

@@ -1,0 +1,231 @@
+"""The consuming side: one connection, a lane for each queue, consuming again after every loss, by itself.
+
+Declares what it consumes, lives with what others declared differently, and feeds `Dispatch`. Knows queues and links;
+knows nothing of tasks or pools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from amqptasks.amqp import Queue
+from amqptasks.backoff import reconnecting
+from amqptasks.errors import (
+    AccessRefused,
+    DuplicateNode,
+    ResourceLocked,
+    TLSFailed,
+    TransportError,
+    VhostNotFound,
+)
+from amqptasks.transport.base import Connect, Link
+from amqptasks.worker.dispatch import Dispatch
+from amqptasks.worker.lane import Lane
+from amqptasks.worker.outcome import WorkerQueue
+from amqptasks.worker.prefetch import Prefetch
+from amqptasks.worker.topology import declare
+
+logger = logging.getLogger(__name__)
+
+LOOK = 0.2
+"""Seconds between two looks at how busy the lanes are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """How often a worker tries to connect: `startup` at first, `most` times in a row (None: for ever)."""
+
+    startup: bool = True
+    most: int | None = None
+
+
+class Consumers:
+    """Consumes `queues` until stopped. Used from the loop's thread only."""
+
+    def __init__(
+        self,
+        connect: Connect,
+        queues: Sequence[WorkerQueue],
+        dispatch: Dispatch,
+        prefetch: Callable[[], Prefetch],
+        node: str,
+        retrying: Retrying,
+    ) -> None:
+        self._connect = connect
+        self._queues = tuple(queues)
+        self._dispatch = dispatch
+        self._prefetch = prefetch
+        self._node = node
+        self._retrying = retrying
+        self._lanes: dict[str, Lane] = {}
+        self._link: Link | None = None
+        self._told: set[str] = set()
+        self._stopping = False
+        self._revivals: set[asyncio.Task[None]] = set()
+        self.reconnects = 0
+
+    async def open(self) -> None:
+        """Connect, declare and consume; returns when every queue is consumed.
+
+        Raises AccessRefused, VhostNotFound, TLSFailed and DuplicateNode at once, other transport errors when the
+        attempts are used up.
+        """
+        await self._consume_all(first=True)
+
+    async def run(self) -> None:
+        """Keep consuming until cancelled: after each loss connect again, with backoff."""
+        look = asyncio.create_task(self._look())
+        try:
+            while True:
+                assert self._link is not None
+                reason = await asyncio.shield(self._link.lost)
+                self._voided(list(self._lanes.values()))
+                if self._stopping:
+                    return
+                logger.warning("connection lost: %s; connecting again", reason)
+                self.reconnects += 1
+                await self._consume_all(first=False)
+                logger.info("consuming again: %s", ", ".join(self._lanes))
+        finally:
+            look.cancel()
+
+    async def stop_taking(self) -> None:
+        """Cancel every consumer; what is held may still be settled."""
+        self._stopping = True
+        for revival in list(self._revivals):
+            revival.cancel()
+        consumers = [lane.consumer for lane in self._lanes.values() if lane.consumer is not None]
+        await asyncio.gather(*(consumer.cancel() for consumer in consumers), return_exceptions=True)
+
+    async def purge(self) -> int:
+        """Empty the queues that are consumed; how many messages that were."""
+        assert self._link is not None
+        return sum([await self._link.purge(queue.name) for queue in self._queues])
+
+    async def close(self) -> None:
+        """Send the last acks and close the connection; what is unsettled goes back to the broker."""
+        for lane in self._lanes.values():
+            lane.settler.flush()
+        if self._link is not None:
+            await self._link.close()
+
+    @property
+    def link(self) -> Link | None:
+        return self._link
+
+    @property
+    def lanes(self) -> Sequence[Lane]:
+        return tuple(self._lanes.values())
+
+    # --- connecting --------------------------------------------------------------------------------------
+
+    async def _consume_all(self, *, first: bool) -> None:
+        attempts = 0
+        for delay in reconnecting(first=0.2, maximum=10.0):
+            attempts += 1
+            try:
+                await self._consume_once()
+                return
+            except TransportError as error:
+                if first:
+                    self._refuse_the_hopeless(error, attempts)
+                logger.error("%s; trying again in %.1f s (%d)", error, delay, attempts)
+            await asyncio.sleep(delay)
+
+    def _refuse_the_hopeless(self, error: TransportError, attempts: int) -> None:
+        """At start a wrong password or vhost is a mistake to show; later it may be an operator's change."""
+        most = self._retrying.most
+        if _permanent(error) or not self._retrying.startup or (most is not None and attempts > most):
+            raise error
+
+    async def _consume_once(self) -> None:
+        link = await self._connect()
+        try:
+            await self._claim_name(link)
+            lanes = {}
+            for queue in self._queues:
+                await declare(link, queue.declare, self._told)
+            for queue in self._queues:
+                lanes[queue.name] = await self._open_lane(link, queue)
+        except BaseException:
+            await link.close()
+            raise
+        self._link, self._lanes = link, lanes
+
+    async def _claim_name(self, link: Link) -> None:
+        """Hold an exclusive queue named after the node: a second worker of that name is told so by the broker."""
+        claim = Queue(f"amqptasks.node.{self._node}", durable=False, exclusive=True, auto_delete=True)
+        try:
+            await link.declare(claim)
+        except ResourceLocked as error:
+            if self.reconnects:
+                raise  # the broker has not noticed yet that our last connection is gone
+            raise DuplicateNode(
+                f"a worker named {self._node} is connected already; name this one with `-n other@%h`"
+            ) from error
+
+    async def _open_lane(self, link: Link, queue: WorkerQueue) -> Lane:
+        before = self._lanes.get(queue.name)
+        lane = Lane(queue, before.prefetch if before else self._prefetch(), self._dispatch.receive)
+        consumer = await link.consume(
+            queue.name,
+            lane.take,
+            partial(self._cancelled, lane),
+            prefetch=lane.prefetch.value,
+            tag=f"{self._node}.{queue.name}",
+            arguments=queue.consumer_arguments or None,
+        )
+        lane.attach(consumer, asyncio.get_running_loop())
+        return lane
+
+    # --- losses ------------------------------------------------------------------------------------------
+
+    def _cancelled(self, lane: Lane, reason: TransportError) -> None:
+        """The broker ended one consumer: the queue was deleted, or it held a message for too long."""
+        self._voided([lane])
+        if self._stopping or self._link is None or self._link.lost.done():
+            return
+        logger.error("no longer consuming %s: %s; consuming again", lane.queue.name, reason)
+        revival = asyncio.get_running_loop().create_task(self._revive(self._link, lane.queue))
+        self._revivals.add(revival)
+        revival.add_done_callback(self._revivals.discard)
+
+    async def _revive(self, link: Link, queue: WorkerQueue) -> None:
+        for delay in reconnecting(first=0.2, maximum=10.0):
+            if link.lost.done() or self._stopping:
+                return
+            try:
+                await declare(link, queue.declare, self._told)
+                self._lanes[queue.name] = await self._open_lane(link, queue)
+                logger.info("consuming %s again", queue.name)
+                return
+            except TransportError as error:
+                logger.error("cannot consume %s: %s; trying again in %.1f s", queue.name, error, delay)
+            await asyncio.sleep(delay)
+
+    def _voided(self, lanes: Sequence[Lane]) -> None:
+        for lane in lanes:
+            self._dispatch.void(lane)
+
+    # --- prefetch ----------------------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        """Adapt each lane's prefetch to how long its tasks run."""
+        while True:
+            await asyncio.sleep(LOOK)
+            for lane in list(self._lanes.values()):
+                try:
+                    value = await lane.adapt(LOOK, self._dispatch.longest_running(lane))
+                except TransportError as error:
+                    logger.debug("prefetch of %s not changed: %s", lane.queue.name, error)
+                    continue
+                if value is not None:
+                    logger.debug("prefetch of %s is now %d", lane.queue.name, value)
+
+
+def _permanent(error: TransportError) -> bool:
+    return isinstance(error, AccessRefused | VhostNotFound | TLSFailed)

@@ -1,0 +1,79 @@
+"""Deliveries in flight: from the moment one is received until it is settled. Values and counters; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from amqptasks.amqp import Delivery
+from amqptasks.worker.outcome import TaskOptions, Verdict
+
+if TYPE_CHECKING:
+    from amqptasks.worker.lane import Lane
+
+UNKNOWN_TASK = TaskOptions(name="", acks_late=True)
+"""What the manifest does not list is acknowledged only after its dead letter is confirmed."""
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One delivery between `receive` and `settle`."""
+
+    key: int
+    delivery: Delivery
+    lane: Lane
+    options: TaskOptions
+    identity: Hashable = None
+    """Task id and attempt: what tells a redelivery from another message."""
+    started: bool = False
+    acked: bool = False
+    """Settled on the broker already: early, at the start."""
+    void: bool = False
+    """The channel that delivered it is gone; the broker will deliver it again."""
+    unconfirmed: int = 0
+    verdict: Verdict = Verdict.ACK
+    failed: bool = False
+    """Counts as a failed delivery when it is given back."""
+    heir: Flight | None = None
+    """The redelivery of this very message, which waits for this run's outcome."""
+
+
+class Recent:
+    """A bounded set that forgets the oldest first."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._keys: dict[Hashable, None] = {}
+
+    def add(self, key: Hashable) -> None:
+        keys = self._keys
+        keys[key] = None
+        if len(keys) > self._limit:
+            del keys[next(iter(keys))]
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a worker has done since it started; shown by `stats` and in the last log line."""
+
+    received: int = 0
+    started: int = 0
+    finished: int = 0
+    lost: int = 0
+    """Runs whose child died."""
+    refused: int = 0
+    """Put into a dead-letter queue by us."""
+    returned: int = 0
+    """Given back to the broker without having run."""
+    doubles: int = 0
+    """Redeliveries of what this worker had started or finished, dropped."""
+    undeliverable: int = 0
+    """Results whose client is gone."""
+    states: dict[str, int] = field(default_factory=dict)

@@ -1,0 +1,65 @@
+"""The manifest: what the parent must know of an app that it never imports. Read off the app once, in the zygote."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from amqptasks import signals
+from amqptasks.entities import declaration
+from amqptasks.topology import Queue
+from amqptasks.worker.outcome import Manifest, TaskOptions, WorkerQueue
+
+if TYPE_CHECKING:
+    from amqptasks.app import App
+    from amqptasks.config import Config
+    from amqptasks.task import Task
+
+HOOKS = ("worker_ready", "worker_shutdown", "worker_shutting_down", "task_received")
+"""Signals that belong to the worker rather than to a task; the helper child sends them."""
+
+
+def build(app: App, *, queues: tuple[str, ...], exclude: tuple[str, ...]) -> Manifest:
+    """Read the manifest off a finished app. Raises ImproperlyConfigured for queues that do not exist."""
+    chosen = app.router.select(queues or None, exclude)
+    return Manifest(
+        app=f"{app.main or '__main__'}:{hex(id(app))}",
+        settings=app.conf.table(with_defaults=True, censored=False),
+        queues=tuple(_queue(queue, app.conf) for queue in chosen),
+        tasks={name: options_of(task, app.conf) for name, task in app.tasks.items()},
+        results=app.backend.url,
+        hooks=frozenset(name for name in HOOKS if getattr(signals, name).receivers),
+    )
+
+
+def _queue(queue: Queue, conf: Config) -> WorkerQueue:
+    return WorkerQueue(
+        name=queue.name,
+        declare=tuple(declaration(queue, conf)),
+        exchange=queue.exchange.name if queue.exchange is not None else "",
+        exchange_type=queue.exchange.type if queue.exchange is not None else "direct",
+        routing_key=queue.routing_key or "",
+        consumer_arguments=dict(queue.consumer_arguments or {}),
+    )
+
+
+def options_of(task: Task[..., Any], conf: Config) -> TaskOptions:
+    """Fill in what the task leaves to the settings."""
+
+    def chosen(name: str) -> Any:
+        own = getattr(task, name)
+        return getattr(conf, f"task_{name}") if own is None else own
+
+    either = chosen("acks_on_failure_or_timeout")
+    on_failure, on_timeout = chosen("acks_on_failure"), chosen("acks_on_timeout")
+    return TaskOptions(
+        name=task.name,
+        acks_late=bool(chosen("acks_late")),
+        acks_on_failure=bool(either if on_failure is None else on_failure),
+        acks_on_timeout=bool(either if on_timeout is None else on_timeout),
+        reject_on_worker_lost=bool(chosen("reject_on_worker_lost")),
+        ignore_result=bool(chosen("ignore_result")),
+        store_errors_even_if_ignored=bool(chosen("store_errors_even_if_ignored")),
+        track_started=bool(chosen("track_started")),
+        soft_time_limit=chosen("soft_time_limit"),
+        time_limit=chosen("time_limit"),
+    )

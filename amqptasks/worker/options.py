@@ -1,0 +1,128 @@
+"""What a worker is told on its command line, as one frozen value. Knows neither click nor the app."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from amqptasks.worker import cpus
+
+DEFAULT_NAME = "amqptasks"
+POOLS = ("prefork", "threads", "solo")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """Everything the worker needs from its command line. None means: not said, so the settings decide."""
+
+    app: str = ""
+    """What `-A`, the environment or pyproject.toml names: `pkg.mod:attr`, `script:path`."""
+    workdir: str = ""
+    """Absolute; the app is searched here first."""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that win over the app's own: `-b`, `--result-backend`, `-- name=value`."""
+
+    hostname: str = ""
+    """The pattern of `-n`, with %h %n %d; `node` is what it stands for."""
+    queues: tuple[str, ...] = ()
+    exclude_queues: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+
+    concurrency: int | None = None
+    """0 is `auto`: as many as the CPUs that this process may use."""
+    pool: str | None = None
+    prefetch_multiplier: int | str | None = None
+    """A number, or "auto"."""
+    max_tasks_per_child: int | None = None
+    max_memory_per_child: int | None = None
+    """KiB."""
+    time_limit: float | None = None
+    """Seconds."""
+    soft_time_limit: float | None = None
+    """Seconds."""
+    optimization: str | None = None
+    """`fair` or `default`: accepted for Celery's users, both fair."""
+    purge: bool = False
+    """Empty the queues before consuming."""
+    without_gossip: bool = False
+    without_mingle: bool = False
+    without_heartbeat: bool = False
+
+    loglevel: str = "WARNING"
+    logfile: str | None = None
+    """A path with %h %n %d %i; None is stderr."""
+    colour: bool | None = None
+    """None: the settings decide, else colour when stderr is a terminal."""
+    quiet: bool = False
+    """No banner."""
+    traceback: bool = False
+    """Show whole tracebacks of errors that stop the worker."""
+
+    @property
+    def node(self) -> str:
+        """The node's name, `name@host`, unique among the workers of a broker."""
+        return node_name(self.hostname)
+
+    @property
+    def logpath(self) -> str | None:
+        """The log file's path, expanded; None is stderr."""
+        return expand(self.logfile, self.node) if self.logfile else None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """`overrides` and every option that is a setting too, by the setting's name."""
+        said = {
+            "worker_concurrency": self.concurrency,
+            "worker_pool": self.pool,
+            "worker_prefetch_multiplier": self.prefetch_multiplier,
+            "worker_max_tasks_per_child": self.max_tasks_per_child,
+            "worker_max_memory_per_child": self.max_memory_per_child,
+            "task_time_limit": self.time_limit,
+            "task_soft_time_limit": self.soft_time_limit,
+        }
+        given = {name: value for name, value in said.items() if value is not None}
+        if self.concurrency == 0:
+            given["worker_concurrency"] = cpus.available()
+        return {**self.overrides, **given}
+
+
+def concurrency(options: WorkerOptions, setting: int | None = None) -> int:
+    """Return the pool's slots: the option, else the setting, else the CPUs that this process may use."""
+    said = options.concurrency if options.concurrency is not None else setting
+    return said or cpus.available()
+
+
+def node_name(pattern: str, host: str | None = None) -> str:
+    """Return `name@host` for what `-n` says; `w1@%h`, `w1@` and `@web` are completed, a bare `web` is a host.
+
+    %h is the host's full name, %n its first part, %d its domain, as in Celery.
+    """
+    host = host or socket.gethostname()
+    name, _, place = pattern.rpartition("@") if "@" in pattern else ("", "", pattern)
+    return expand(f"{name or DEFAULT_NAME}@{place or host}", f"{host.partition('.')[0]}@{host}")
+
+
+def expand(pattern: str, node: str, index: int = 0) -> str:
+    """Replace %h (host), %n (name), %d (domain), %p (the whole node), %i (process index), %I (`-` and index).
+
+    Index 0 is the worker itself: %i is `0`, %I is empty, so `%n%I.log` is one file for it and one a child.
+    """
+    name, _, host = node.partition("@")
+    _, _, domain = host.partition(".")
+    meanings = {
+        "h": host,
+        "n": name,
+        "d": domain,
+        "p": node,
+        "i": str(index),
+        "I": f"-{index}" if index else "",
+        "%": "%",
+    }
+    text, rest = "", pattern
+    while "%" in rest:
+        before, _, rest = rest.partition("%")
+        text += before + meanings.get(rest[:1], "%" + rest[:1])
+        rest = rest[1:]
+    return text + rest

@@ -1,0 +1,231 @@
+"""A child: takes runs from its socket, has its executor run them, reports. By one thread, or by n.
+
+Lives in a process forked from the zygote. Knows nothing of tasks. What it has taken from the socket it
+runs; what it has not taken, the parent may take back.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import FrameType
+
+from amqptasks.amqp import Parcel
+from amqptasks.errors import SoftTimeLimitExceeded
+from amqptasks.worker.outcome import Cause, Outcome, Run
+from amqptasks.worker.pools import wire
+from amqptasks.worker.pools.base import Executor
+from amqptasks.worker.pools.control import ChildSettings
+from amqptasks.worker.pools.signal_actions import dump_on_usr1, ignore_group_signals, restore_after_fork
+from amqptasks.worker.pools.slate import Slate
+from amqptasks.worker.pools.system import set_title
+
+logger = logging.getLogger(__name__)
+
+_RSS_UNIT = 1024 if sys.platform == "darwin" else 1
+"""What `ru_maxrss` counts: KiB, but bytes on macOS."""
+
+
+def run_child(
+    sock: socket.socket,
+    slate: Slate | None,
+    make_executor: Callable[[], Executor],
+    settings: ChildSettings,
+) -> int:
+    """A child's whole life after the fork; returns its exit status."""
+    ignore_group_signals()
+    restore_after_fork()
+    dump_on_usr1()
+    _reseed()
+    multiprocessing.current_process().name = f"child-{settings.number}"
+    set_title(f"amqptasks: {settings.node} child {settings.number}")
+    try:
+        executor = make_executor()
+    except BaseException:
+        wire.send(sock, wire.encode_failed(traceback.format_exc()))
+        return 1
+    sock.send(wire.encode_ready(os.getpid()))
+    try:
+        if settings.threads > 1:
+            _serve_with_threads(sock, executor, settings)
+        else:
+            Child(sock, slate, executor, settings).serve()
+    except SystemExit as stop:
+        return _status(stop)
+    except (BrokenPipeError, ConnectionResetError):
+        return 0  # the parent is gone
+    executor.close()
+    return 0
+
+
+def _status(stop: SystemExit) -> int:
+    """The exit status that the interpreter would give."""
+    if stop.code is None:
+        return 0
+    if isinstance(stop.code, int):
+        return stop.code & 0xFF
+    sys.stderr.write(f"{stop.code}\n")
+    return 1
+
+
+def _reseed() -> None:
+    """Python's own generator reseeds itself after a fork; numpy's does not."""
+    numpy = sys.modules.get("numpy.random")
+    if numpy is not None:
+        numpy.seed()
+
+
+class Child:
+    """Serves one socket with one thread; several of them may share socket and executor."""
+
+    def __init__(
+        self, sock: socket.socket, slate: Slate | None, executor: Executor, settings: ChildSettings
+    ) -> None:
+        self._sock = sock
+        self._slate = slate
+        self._executor = executor
+        self._settings = settings
+        self._limited = settings.threads == 1
+        self._unsent = b""
+        self._served = 0
+
+    def serve(self) -> None:
+        """Until the parent closes its side, or this child has served enough."""
+        while data := self._next():
+            run = wire.decode_run(data)
+            try:
+                outcome = self._run(run)
+            finally:
+                self._flush()
+            self._served += 1
+            if self._is_spent():
+                self._put(wire.encode_finished(run.key, outcome, wire.RETIRING))
+                return
+            self._unsent = wire.encode_finished(run.key, outcome)
+        self._flush()
+
+    def _next(self) -> bytes:
+        """The next run. An outcome travels with the next start, if that comes now and it is noted."""
+        if self._slate is None:
+            self._flush()
+        try:
+            data = self._sock.recv(wire.LIMIT, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self._flush()
+            data = self._sock.recv(wire.LIMIT)
+        if data and data[0] == wire.ANNOUNCED:
+            self._flush()
+            return wire.gather(self._sock, data)
+        if self._unsent and (self._slate is None or not self._slate.note(self._unsent)):
+            self._flush()
+        return data
+
+    def _run(self, run: Run) -> Outcome:
+        try:
+            return self._executor.run(run, functools.partial(self._started, run))
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            logger.exception("the executor failed")
+            failed = replace(run, cause=Cause.LOST, detail=repr(error))
+        finally:
+            if run.soft is not None and self._limited:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        return self._executor.run(failed, lambda _: None)
+
+    def _started(self, run: Run, parcels: Sequence[Parcel]) -> None:
+        unsent, self._unsent = self._unsent, b""
+        self._put(unsent + wire.encode_started(run.key, parcels))
+        if run.soft is not None and self._limited:
+            signal.signal(signal.SIGALRM, functools.partial(_soft_limit, run.soft))
+            signal.setitimer(signal.ITIMER_REAL, run.soft)
+
+    def _flush(self) -> None:
+        if self._unsent:
+            unsent, self._unsent = self._unsent, b""
+            self._put(unsent)
+
+    def _put(self, message: bytes) -> None:
+        wire.send(self._sock, message)
+
+    def _is_spent(self) -> bool:
+        settings = self._settings
+        if settings.max_tasks is not None and self._served >= settings.max_tasks:
+            return True
+        if settings.max_memory is None:
+            return False
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // _RSS_UNIT > settings.max_memory
+
+
+def _soft_limit(seconds: float, _signal: int, _frame: FrameType | None) -> None:
+    raise SoftTimeLimitExceeded(seconds)
+
+
+def _serve_with_threads(sock: socket.socket, executor: Executor, settings: ChildSettings) -> None:
+    """n threads at one socket: each datagram goes to one of them."""
+    receiving, sending = threading.Lock(), threading.Lock()
+    threads = [
+        threading.Thread(
+            target=Thread(sock, executor, settings, receiving, sending).serve_or_die,
+            name=f"child-{settings.number}-{index}",
+            daemon=True,
+        )
+        for index in range(1, settings.threads + 1)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+class Thread(Child):
+    """One of a child's threads. What comes or goes in pieces must not mix with another thread's."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        executor: Executor,
+        settings: ChildSettings,
+        receiving: threading.Lock,
+        sending: threading.Lock,
+    ) -> None:
+        super().__init__(sock, None, executor, settings)
+        self._receiving = receiving
+        self._sending = sending
+
+    def serve_or_die(self) -> None:
+        """What ends one thread ends the process: the parent then knows what was lost."""
+        code = 1
+        try:
+            self.serve()
+        except SystemExit as stop:
+            code = _status(stop)
+        except (BrokenPipeError, ConnectionResetError):
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        else:
+            return
+        os._exit(code)
+
+    def _next(self) -> bytes:
+        self._flush()
+        with self._receiving:
+            data = self._sock.recv(wire.LIMIT)
+            if data and data[0] == wire.ANNOUNCED:
+                data = wire.gather(self._sock, data)
+        return data
+
+    def _put(self, message: bytes) -> None:
+        with self._sending:
+            wire.send(self._sock, message)

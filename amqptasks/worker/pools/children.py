@@ -1,0 +1,357 @@
+"""What the pools of child processes share: starting, watching, replacing and ending children.
+
+Knows processes; what becomes of runs is the ledger's business, who runs what next is the sharing's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+
+from amqptasks.backoff import exponential
+from amqptasks.errors import AmqptasksError, PoolFailed
+from amqptasks.worker import cpus
+from amqptasks.worker.outcome import LoadSpec, Manifest, Run
+from amqptasks.worker.pools import control, wire
+from amqptasks.worker.pools.base import Pool, Report
+from amqptasks.worker.pools.ledger import Ledger
+from amqptasks.worker.pools.slot import Slot
+from amqptasks.worker.pools.spawner import Spawner, describe, open_spawner
+
+logger = logging.getLogger(__name__)
+
+FAILED_STARTS = 3
+"""Children in a row that may end before they are ready, until `start` gives up."""
+
+GRACE = 2.0
+"""Seconds that idle children and a zygote have to close what they opened."""
+
+
+class ChildrenPool(Pool):
+    """Children forked from a zygote. What is left None comes from the app's settings.
+
+    `load` is what to load, or a zygote that has loaded it (see `opening`). `max_memory_per_child` is in KiB,
+    `proc_alive_timeout` in seconds.
+    """
+
+    def __init__(
+        self,
+        load: LoadSpec | Spawner,
+        size: int | None = None,
+        *,
+        max_tasks_per_child: int | None = None,
+        max_memory_per_child: int | None = None,
+        proc_alive_timeout: float | None = None,
+    ) -> None:
+        self._load = load
+        self._size = size or 0
+        self._max_tasks = max_tasks_per_child
+        self._max_memory = max_memory_per_child
+        self._alive_timeout = proc_alive_timeout or 0.0
+        self._loop: asyncio.AbstractEventLoop
+        self._ledger: Ledger
+        self._spec: LoadSpec
+        self._spawner: Spawner | None = None
+        self._retired: list[Spawner] = []
+        self._slots: dict[int, Slot] = {}
+        self._numbers = 0
+        self._failures = 0
+        self._replaced = 0
+        self._opening: asyncio.Future[None]
+        self._retry: asyncio.TimerHandle | None = None
+        self._reloading: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._stopping = False
+
+    # --- the contract ------------------------------------------------------------------------------------
+
+    async def start(self, report: Report) -> Manifest:
+        self._loop = asyncio.get_running_loop()
+        self._ledger = Ledger(self._slots, report)
+        self._opening = self._loop.create_future()
+        spawner = self._load if isinstance(self._load, Spawner) else await open_spawner(self._load)
+        self._spec = spawner.spec
+        self._spawner = spawner
+        self._configure(spawner.manifest)
+        spawner.listen(self)
+        try:
+            self._top_up()
+            await self._opening
+        except BaseException:
+            await self.stop(0)
+            raise
+        return spawner.manifest
+
+    def submit(self, run: Run) -> None:
+        self._ledger.sharing.submit(run)
+
+    def recall(self) -> list[Run]:
+        return self._ledger.sharing.recall()
+
+    def pause(self, paused: bool) -> None:
+        self._ledger.sharing.pause(paused)
+
+    def terminate(self, key: int, reason: str) -> bool:
+        return self._ledger.terminate(key, reason)
+
+    async def resize(self, size: int) -> None:
+        self._size = max(1, size)
+        staying = sorted((slot for slot in self._slots.values() if not slot.leaving), key=_by_load)
+        for slot in staying[: max(0, len(staying) - self._processes)]:
+            self._dismiss(slot)
+        self._top_up()
+        self._ledger.sharing.fill()
+
+    async def restart(self) -> None:
+        """Load the app anew; raises what `start` raises, and goes on with the old one then."""
+        fresh = await open_spawner(self._spec)
+        if self._stopping:
+            await fresh.close(0)
+            return
+        if self._spawner is not None:
+            self._retired.append(self._spawner)
+        self._spawner = fresh
+        fresh.listen(self)
+        for slot in list(self._slots.values()):
+            self._dismiss(slot)
+        self._close_unused()
+        self._top_up()
+
+    async def stop(self, timeout: float | None) -> bool:
+        self._stopping = True
+        if self._retry is not None:
+            self._retry.cancel()
+        if self._reloading is not None:
+            self._reloading.cancel()
+        if self._spawner is None and not self._slots:
+            return True
+        self._ledger.sharing.close()
+        for slot in list(self._slots.values()):
+            self._dismiss(slot)
+        await self._emptied(timeout)
+        busy = [slot for slot in self._slots.values() if slot.active]
+        for slot in busy:
+            slot.kill()
+        await self._emptied(GRACE)
+        for slot in self._slots.values():
+            slot.kill()
+        await self._emptied(GRACE)
+        spawners = [*self._retired, self._spawner]
+        self._spawner = None
+        self._retired.clear()
+        await asyncio.gather(*(spawner.close(GRACE) for spawner in spawners if spawner), *self._closing)
+        return not busy
+
+    def dump(self) -> None:
+        for slot in self._slots.values():
+            slot.dump()
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def running(self) -> dict[int, float]:
+        return self._ledger.running
+
+    @property
+    def waiting(self) -> int:
+        return self._ledger.sharing.waiting
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of the children that are ready."""
+        return tuple(slot.pid for slot in self._slots.values() if slot.ready)
+
+    @property
+    def replaced(self) -> int:
+        """Children that ended without having been told to."""
+        return self._replaced
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """What was loaded last; None while the app is being loaded again."""
+        return self._spawner.manifest if self._spawner is not None else None
+
+    def __repr__(self) -> str:
+        busy = sum(1 for slot in self._slots.values() if slot.active)
+        idle = len(self._slots) - busy
+        shown = f"{len(self._slots)} children | {busy} busy, {idle} idle | {self._replaced} replaced"
+        return f"<{type(self).__name__} {shown}>"
+
+    # --- the shape: what prefork and threads differ in ---------------------------------------------------
+
+    @property
+    def _processes(self) -> int:
+        return self._size
+
+    @property
+    def _threads(self) -> int:
+        return 1
+
+    def _configure(self, manifest: Manifest) -> None:
+        settings = manifest.settings
+        concurrency = settings.get("worker_concurrency")
+        self._size = self._size or (concurrency if isinstance(concurrency, int) else 0) or cpus.available()
+        self._max_tasks = self._max_tasks or settings.get("worker_max_tasks_per_child")
+        self._max_memory = self._max_memory or settings.get("worker_max_memory_per_child")
+        self._alive_timeout = self._alive_timeout or settings.get("worker_proc_alive_timeout") or 4.0
+
+    # --- what children say -------------------------------------------------------------------------------
+
+    def _read(self, slot: Slot) -> None:
+        messages = slot.receive()
+        if not slot.ready:
+            messages = self._came_up(slot, messages)
+        self._ledger.hear(slot, messages)
+        self._ledger.sharing.refill(slot)
+
+    def _came_up(self, slot: Slot, messages: list[bytes]) -> list[bytes]:
+        """A child's first words: that it is ready, or why it cannot be."""
+        if not messages:
+            return messages
+        if messages[0][0] & wire.FAILED:
+            slot.complaint = wire.decode_failed(messages[0])
+            return []
+        slot.came_up(wire.decode_ready(messages[0]))
+        self._failures = 0
+        ready = sum(1 for other in self._slots.values() if other.ready)
+        if not self._opening.done() and ready >= self._processes:
+            self._opening.set_result(None)
+        return messages[1:]
+
+    # --- what becomes of children ------------------------------------------------------------------------
+
+    def _top_up(self) -> None:
+        self._retry = None
+        while self._spawner is not None and not self._stopping and len(self._slots) < self._processes:
+            self._numbers += 1
+            slot = Slot(self._numbers, self._spawner, self._threads, self._read)
+            self._slots[slot.number] = slot
+            slot.timer = self._loop.call_later(self._alive_timeout, self._too_late, slot)
+            slot.order(
+                control.ChildSettings(
+                    node=self._spec.node,
+                    number=slot.number,
+                    threads=self._threads,
+                    max_tasks=self._max_tasks,
+                    max_memory=self._max_memory,
+                )
+            )
+
+    def _too_late(self, slot: Slot) -> None:
+        slot.timer = None
+        slot.complaint = f"it was not ready after {self._alive_timeout:g} s (`worker_proc_alive_timeout`)"
+        slot.kill()
+
+    def born(self, number: int, pidfd: int | None) -> None:
+        slot = self._slots.get(number)
+        if slot is not None:
+            slot.pidfd = pidfd
+        elif pidfd is not None:
+            os.close(pidfd)
+
+    def not_born(self, number: int, reason: str) -> None:
+        self._ended(number, f"the system cannot fork: {reason}")
+
+    def died(self, number: int, status: int) -> None:
+        self._ended(number, describe(status))
+
+    def _ended(self, number: int, reason: str) -> None:
+        slot = self._slots.pop(number, None)
+        if slot is None:
+            return
+        if not slot.ready:
+            self._came_up(slot, slot.receive())
+        barren = not slot.ready and not slot.leaving
+        self._bury(slot, reason)
+        if self._stopping:
+            return
+        self._close_unused()
+        if barren:
+            self._try_later(slot.complaint or reason)
+        else:
+            self._top_up()
+            self._ledger.sharing.fill()
+
+    def _bury(self, slot: Slot, reason: str, *, innocent: bool = False) -> None:
+        self._ledger.bury(slot, reason, innocent=innocent)
+        if not slot.leaving:
+            self._replaced += 1
+            why = slot.complaint or (slot.sentence[1].name.lower() if slot.sentence else reason)
+            logger.error("child %d (pid %d) ended: %s", slot.number, slot.pid, why)
+        self._changed.set()
+
+    def _try_later(self, reason: str) -> None:
+        """Children end before they are ready: slower and slower, and at the start not for ever."""
+        self._failures += 1
+        if not self._opening.done() and self._failures >= FAILED_STARTS:
+            self._opening.set_exception(PoolFailed(f"children end before they are ready: {reason}"))
+        elif self._retry is None:
+            delay = exponential(self._failures, factor=0.05, maximum=10)
+            self._retry = self._loop.call_later(delay, self._top_up)
+
+    def _dismiss(self, slot: Slot) -> None:
+        if not slot.leaving:
+            self._ledger.sharing.put_back(slot.dismiss())
+            self._ledger.sharing.forget(slot)
+
+    async def _emptied(self, timeout: float | None) -> None:
+        """Wait until no child is left, or for `timeout` seconds."""
+        deadline = None if timeout is None else self._loop.time() + timeout
+        while self._slots:
+            self._changed.clear()
+            rest = None if deadline is None else deadline - self._loop.time()
+            try:
+                await asyncio.wait_for(self._changed.wait(), rest)
+            except TimeoutError:
+                return
+
+    # --- what becomes of zygotes -------------------------------------------------------------------------
+
+    def orphaned(self, spawner: Spawner, reason: str) -> None:
+        orphans = [slot for slot in self._slots.values() if slot.spawner is spawner]
+        for slot in orphans:
+            slot.ensure_dead()
+            del self._slots[slot.number]
+        if spawner is self._spawner:
+            self._spawner = None
+        for slot in orphans:
+            self._bury(slot, f"the process that forked it ended: {reason}", innocent=True)
+        if self._stopping or self._spawner is not None:
+            return
+        logger.error("the process that forks children ended: %s; starting another", reason)
+        self._reloading = self._loop.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        """Have a zygote again, however often it takes."""
+        attempts = 0
+        while self._spawner is None:
+            try:
+                spawner = await open_spawner(self._spec)
+            except AmqptasksError as error:
+                if not self._opening.done():
+                    self._opening.set_exception(error)
+                    return
+                logger.error("cannot load the app again: %s", error)
+                await asyncio.sleep(exponential(attempts, factor=0.1, maximum=10))
+                attempts += 1
+                continue
+            self._spawner = spawner
+            spawner.listen(self)
+        self._top_up()
+
+    def _close_unused(self) -> None:
+        """A zygote that was replaced ends with the last of its children."""
+        for spawner in list(self._retired):
+            if not any(slot.spawner is spawner for slot in self._slots.values()):
+                self._retired.remove(spawner)
+                closing = self._loop.create_task(spawner.close(GRACE))
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+
+
+def _by_load(slot: Slot) -> int:
+    return len(slot.held)

@@ -1,0 +1,250 @@
+"""One child as the parent sees it: its socket, the runs it holds, what it said last. Knows no other child.
+
+The parent keeps a duplicate of the child's end of the socket: there it reads back what the child has not
+taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from amqptasks.worker.outcome import Cause, Run
+from amqptasks.worker.pools import control, slate, wire
+
+if TYPE_CHECKING:
+    from amqptasks.worker.pools.spawner import Spawner
+
+BURST = 64
+"""Datagrams read in a row before the loop serves others."""
+
+
+class Slot:
+    """A child's process from its order to its end. Used in the loop only."""
+
+    def __init__(self, number: int, spawner: Spawner, threads: int, read: Callable[[Slot], None]) -> None:
+        self.number = number
+        self.spawner = spawner
+        self.threads = threads
+        self.pid = 0
+        self.pidfd: int | None = None
+        self.ready = False
+        self.leaving = False
+        """Takes nothing more, and ends after what it runs."""
+        self.slow = False
+        """What it runs takes long, so nothing may wait behind it."""
+        self.held: dict[int, Run] = {}
+        """Handed over and not finished, oldest first."""
+        self.active: set[int] = set()
+        """Those that have started."""
+        self.large: int | None = None
+        """Key of a run on its way in pieces: until it starts nothing follows it, and nothing is read back"""
+        self.sentence: tuple[int, Cause, str] | None = None
+        """The run this child is killed for."""
+        self.complaint = ""
+        """Why it could not start, in its own words."""
+        self.timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._outbox: deque[bytes | memoryview] = deque()
+        self._incoming: bytearray | None = None
+        self._expected = 0
+        self._slate = slate.open_slate() if threads == 1 else None
+        self._near, self._far = socket.socketpair(socket.AF_UNIX, control.KIND)
+        self._near.settimeout(0)
+        self._loop.add_reader(self._near.fileno(), read, self)
+
+    def order(self, settings: control.ChildSettings) -> None:
+        """Have the zygote fork it."""
+        descriptors = [self._far.fileno()]
+        if self._slate is not None:
+            descriptors.append(self._slate)
+        self.spawner.fork(settings, descriptors)
+
+    # --- room --------------------------------------------------------------------------------------------
+
+    def has_room(self, window: int) -> bool:
+        if not self.ready or self.leaving or self.sentence is not None or self.large is not None:
+            return False
+        if self._outbox:
+            return False
+        return len(self.held) < (self.threads if self.slow else self.threads + window - 1)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a run handed over now would start at once."""
+        return self.has_room(1) and len(self.held) == len(self.active)
+
+    @property
+    def excess(self) -> int:
+        """Runs that wait in its socket behind others."""
+        return len(self.held) - self.threads
+
+    # --- handing over, taking back -----------------------------------------------------------------------
+
+    def hand(self, run: Run) -> None:
+        """Send a run; what the socket does not take now follows when it can."""
+        self.held[run.key] = run
+        message = wire.encode_run(run)
+        if len(message) > wire.LIMIT:
+            self.large = run.key
+            self._outbox.extend(wire.pieces(message, wire.ANNOUNCED))
+            self._write()
+            return
+        try:
+            self._near.send(message)
+        except BlockingIOError:
+            self._outbox.append(message)
+            self._loop.add_writer(self._near.fileno(), self._write)
+
+    def _write(self) -> None:
+        outbox = self._outbox
+        while outbox:
+            try:
+                self._near.send(outbox[0])
+            except BlockingIOError:
+                self._loop.add_writer(self._near.fileno(), self._write)
+                return
+            outbox.popleft()
+        self._loop.remove_writer(self._near.fileno())
+
+    def take_back(self, count: int | None = None) -> list[Run]:
+        """Read back up to `count` runs that the child has not taken, oldest first; None: all of them."""
+        if self.large is not None:
+            return []
+        runs: list[Run] = []
+        while count is None or len(runs) < count:
+            try:
+                data = self._far.recv(wire.LIMIT, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            if not data:
+                break
+            runs.append(self.held.pop(wire.run_key(data)))
+        if count is None and self._outbox:
+            runs += [self.held.pop(wire.run_key(bytes(message[:16]))) for message in self._outbox]
+            self._outbox.clear()
+            self._loop.remove_writer(self._near.fileno())
+        return runs
+
+    def dismiss(self) -> list[Run]:
+        """Let it end after what it runs; returns what it had not taken."""
+        self.leaving = True
+        runs = self.take_back()
+        if self.large is None:
+            self._near.shutdown(socket.SHUT_WR)
+        return runs
+
+    # --- reports -----------------------------------------------------------------------------------------
+
+    def receive(self, burst: int = BURST) -> list[bytes]:
+        """What the child has said since: at most `burst` datagrams of it."""
+        messages = []
+        for _ in range(burst):
+            try:
+                data = self._near.recv(wire.LIMIT)
+            except (BlockingIOError, ConnectionResetError):
+                break
+            if not data:
+                self._loop.remove_reader(self._near.fileno())
+                break
+            if self._incoming is None and not data[0] & wire.PIECES:
+                messages.append(data)
+            elif (message := self._assemble(data)) is not None:
+                messages.append(message)
+        return messages
+
+    def last_note(self) -> bytes:
+        """After its death: the outcome that it had noted and may not have sent; else empty."""
+        return b"" if self._slate is None else slate.read(self._slate)
+
+    def _assemble(self, data: bytes) -> bytes | None:
+        if self._incoming is None:
+            self._incoming = bytearray()
+            self._expected = wire.announced_size(data)
+            return None
+        self._incoming += data
+        if len(self._incoming) < self._expected:
+            return None
+        message, self._incoming = bytes(self._incoming), None
+        return message
+
+    def came_up(self, pid: int) -> None:
+        self.pid = pid
+        self.ready = True
+        self._stop_timer()
+
+    def started(self, key: int) -> None:
+        self.active.add(key)
+        self._arrived(key)
+
+    def finished(self, key: int) -> None:
+        self.held.pop(key, None)
+        self.active.discard(key)
+        self.slow = False
+        self._arrived(key)
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def _arrived(self, key: int) -> None:
+        if self.large == key:
+            self.large = None
+            if self.leaving:
+                self._near.shutdown(socket.SHUT_WR)
+
+    # --- the end -----------------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """SIGKILL, to this very process."""
+        self._signal(signal.SIGKILL)
+
+    def ensure_dead(self, timeout: float = 1.0) -> None:
+        """Kill it and wait, so that nothing it was about to say comes after its burial."""
+        if self.pidfd is None:
+            return
+        self._signal(signal.SIGKILL)
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        poll.poll(timeout * 1000)
+
+    def dump(self) -> None:
+        """Have it write its stacks to stderr."""
+        self._signal(signal.SIGUSR1)
+
+    def _signal(self, number: int) -> None:
+        if self.pidfd is not None:
+            try:
+                signal.pidfd_send_signal(self.pidfd, number)
+            except ProcessLookupError:
+                return
+        elif number == signal.SIGKILL:
+            self.spawner.kill(self.number)
+        elif self.pid:
+            os.kill(self.pid, number)
+
+    def close(self) -> list[Run]:
+        """Forget the process, which has ended; returns what it had not taken from its socket."""
+        self._loop.remove_reader(self._near.fileno())
+        self._loop.remove_writer(self._near.fileno())
+        self._stop_timer()
+        runs = self.take_back()
+        self._near.close()
+        self._far.close()
+        for descriptor in (self.pidfd, self._slate):
+            if descriptor is not None:
+                os.close(descriptor)
+        self.pidfd = self._slate = None
+        return runs
+
+    def __repr__(self) -> str:
+        state = "busy" if self.active else "idle" if self.ready else "starting"
+        return f"<Slot {self.number} pid {self.pid} {state} | holds {len(self.held)}>"

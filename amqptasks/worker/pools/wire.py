@@ -1,0 +1,280 @@
+"""The datagrams between parent and child: a run one way, what became of it the other way. Bytes and values.
+
+One message is one datagram. A message over `LIMIT` bytes is announced by its size and follows in pieces.
+Nothing is pickled: header and body of a delivery are copied as they came from the broker.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+from amqptasks.amqp import Delivery, Fate, Parcel
+from amqptasks.worker.outcome import Cause, Outcome, Run, Verdict
+
+LIMIT = 128 * 1024
+"""The largest datagram; the kernel refuses more than its send buffer, about 208 KiB by default."""
+
+RUN, ANNOUNCED = 1, 2
+"""What a message to a child begins with: a run, or the size of one that follows in pieces."""
+
+FINISHED, STARTED, RETIRING, READY, FAILED = 1, 2, 4, 8, 16
+"""Flags of a message to the parent. FAILED: the child could not start; the rest is the reason."""
+
+PIECES = 32
+"""Flag: the size of a message that follows in pieces."""
+
+_RUN = struct.Struct("<BBBBBBHQQIIdd")
+_KEY = struct.Struct("<Q")
+_KEY_AT = 8
+_SIZE = struct.Struct("<BQ")
+_FINISHED = struct.Struct("<BQBBH")
+_STARTED = struct.Struct("<BQH")
+_PARCEL = struct.Struct("<BBBBII")
+_FATES: tuple[Fate, ...] = ("raise", "drop", "dead")
+_FATE_NUMBERS = {fate: number for number, fate in enumerate(_FATES)}
+
+Finished = tuple[int, Outcome]
+Started = tuple[int, Sequence[Parcel]]
+
+
+# --- runs, to the child ----------------------------------------------------------------------------------
+
+
+def is_large(run: Run) -> bool:
+    """Whether this run travels in pieces."""
+    delivery = run.delivery
+    return len(delivery.body) + len(delivery.header) > LIMIT - 2048 or len(run.detail) > 1024
+
+
+def encode_run(run: Run) -> bytes:
+    delivery = run.delivery
+    queue, exchange, routing_key, names = _names(delivery.queue, delivery.exchange, delivery.routing_key)
+    detail = run.detail.encode("utf-8", "surrogateescape")[:65535] if run.detail else b""
+    return b"".join(
+        (
+            _RUN.pack(
+                RUN,
+                run.cause,
+                delivery.redelivered,
+                queue,
+                exchange,
+                routing_key,
+                len(detail),
+                run.key,
+                delivery.tag,
+                delivery.generation,
+                len(delivery.header),
+                math.nan if run.soft is None else run.soft,
+                math.nan if run.hard is None else run.hard,
+            ),
+            names,
+            detail,
+            delivery.header,
+            delivery.body,
+        )
+    )
+
+
+@lru_cache(1024)
+def _names(queue: str, exchange: str, routing_key: str) -> tuple[int, int, int, bytes]:
+    a, b, c = (name.encode("utf-8", "surrogateescape") for name in (queue, exchange, routing_key))
+    return len(a), len(b), len(c), a + b + c
+
+
+def decode_run(data: bytes) -> Run:
+    _, cause, redelivered, queue, exchange, routing_key, detail, key, tag, generation, header, soft, hard = (
+        _RUN.unpack_from(data)
+    )
+    at = _RUN.size
+    b = at + queue
+    c = b + exchange
+    d = c + routing_key
+    e = d + detail
+    f = e + header
+    delivery = Delivery(
+        queue=_text(data[at:b]),
+        tag=tag,
+        generation=generation,
+        redelivered=bool(redelivered),
+        exchange=_text(data[b:c]),
+        routing_key=_text(data[c:d]),
+        header=data[e:f],
+        body=data[f:],
+    )
+    return Run(
+        key,
+        delivery,
+        Cause(cause),
+        _text(data[d:e]),
+        None if soft != soft else soft,  # noqa: PLR0124  (only a NaN differs from itself)
+        None if hard != hard else hard,  # noqa: PLR0124
+    )
+
+
+def run_key(data: bytes) -> int:
+    """The key of an encoded run."""
+    key: int = _KEY.unpack_from(data, _KEY_AT)[0]
+    return key
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+# --- reports, to the parent ------------------------------------------------------------------------------
+
+
+def encode_finished(key: int, outcome: Outcome, flags: int = 0) -> bytes:
+    """What became of a run. A report of what starts may be appended."""
+    state = outcome.state.encode()[:255]
+    parcels = outcome.publish
+    head = _FINISHED.pack(FINISHED | flags, key, outcome.verdict, len(state), len(parcels))
+    if not parcels:
+        return head + state
+    rest = [head, state]
+    _pack_parcels(parcels, rest)
+    return b"".join(rest)
+
+
+def finished_key(data: bytes) -> int:
+    """The key of a run that an encoded report says has finished."""
+    key: int = _KEY.unpack_from(data, 1)[0]
+    return key
+
+
+def encode_started(key: int, parcels: Sequence[Parcel]) -> bytes:
+    head = _STARTED.pack(STARTED, key, len(parcels))
+    if not parcels:
+        return head
+    rest = [head]
+    _pack_parcels(parcels, rest)
+    return b"".join(rest)
+
+
+def decode_report(data: bytes) -> tuple[int, Finished | None, Started | None]:
+    """Flags, what finished, what starts."""
+    flags = data[0]
+    at = 0
+    finished = started = None
+    if flags & FINISHED:
+        _, key, verdict, length, count = _FINISHED.unpack_from(data)
+        at = _FINISHED.size + length
+        state = data[_FINISHED.size : at]
+        if count:
+            parcels, at = _unpack_parcels(data, at, count)
+            finished = (key, Outcome(Verdict(verdict), parcels, state.decode()))
+        else:
+            finished = (key, _plain(verdict, state))
+    if at < len(data):
+        _, key, count = _STARTED.unpack_from(data, at)
+        started = (key, _unpack_parcels(data, at + _STARTED.size, count)[0] if count else ())
+    return flags, finished, started
+
+
+@lru_cache(256)
+def _plain(verdict: int, state: bytes) -> Outcome:
+    """Outcomes without messages are few, so they are made once."""
+    return Outcome(Verdict(verdict), (), state.decode())
+
+
+def _pack_parcels(parcels: Sequence[Parcel], into: list[bytes]) -> None:
+    for parcel in parcels:
+        exchange, routing_key = parcel.exchange.encode(), parcel.routing_key.encode()
+        message_id = parcel.message_id.encode()
+        into += (
+            _PARCEL.pack(
+                len(exchange),
+                len(routing_key),
+                len(message_id),
+                _FATE_NUMBERS[parcel.fate],
+                len(parcel.header),
+                len(parcel.body),
+            ),
+            exchange,
+            routing_key,
+            message_id,
+            parcel.header,
+            parcel.body,
+        )
+
+
+def _unpack_parcels(data: bytes, at: int, count: int) -> tuple[tuple[Parcel, ...], int]:
+    parcels = []
+    for _ in range(count):
+        exchange, routing_key, message_id, fate, header, body = _PARCEL.unpack_from(data, at)
+        a = at + _PARCEL.size
+        b = a + exchange
+        c = b + routing_key
+        d = c + message_id
+        e = d + header
+        at = e + body
+        parcels.append(
+            Parcel(
+                data[a:b].decode(),
+                data[b:c].decode(),
+                data[d:e],
+                data[e:at],
+                data[c:d].decode(),
+                _FATES[fate],
+            )
+        )
+    return tuple(parcels), at
+
+
+def encode_ready(pid: int) -> bytes:
+    return _SIZE.pack(READY, pid)
+
+
+def decode_ready(data: bytes) -> int:
+    """The pid of a child that is ready."""
+    pid: int = _SIZE.unpack(data)[1]
+    return pid
+
+
+def encode_failed(reason: str) -> bytes:
+    return bytes((FAILED,)) + reason.encode("utf-8", "replace")[-LIMIT + 1 :]
+
+
+def decode_failed(data: bytes) -> str:
+    return data[1:].decode("utf-8", "replace")
+
+
+# --- pieces ----------------------------------------------------------------------------------------------
+
+
+def pieces(message: bytes, kind: int) -> Iterator[bytes | memoryview]:
+    """The datagrams of a message over LIMIT: its size, then slices of it. `kind` is ANNOUNCED or PIECES."""
+    yield _SIZE.pack(kind, len(message))
+    view = memoryview(message)
+    for at in range(0, len(message), LIMIT):
+        yield view[at : at + LIMIT]
+
+
+def announced_size(data: bytes) -> int:
+    size: int = _SIZE.unpack(data)[1]
+    return size
+
+
+def gather(sock: socket.socket, announcement: bytes) -> bytes:
+    """Receive the pieces of an announced message; blocks. Empty when the other side is gone."""
+    size = announced_size(announcement)
+    message = bytearray()
+    while len(message) < size:
+        piece = sock.recv(LIMIT)
+        if not piece:
+            return b""
+        message += piece
+    return bytes(message)
+
+
+def send(sock: socket.socket, message: bytes) -> None:
+    """Send a child's message, in pieces if it is large; blocks."""
+    if len(message) <= LIMIT:
+        sock.send(message)
+        return
+    for piece in pieces(message, PIECES):
+        sock.send(piece)

@@ -1,0 +1,227 @@
+"""The worker's parent process, composed: what is opened is closed by its block, and start order is source order.
+
+Never imports the app and never runs user code (the solo pool, for debugging and for `memory://`, is the exception
+that its help names).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import TextIO
+
+from amqptasks.transport.base import Connect
+from amqptasks.transport.opening import opener
+from amqptasks.transport.publisher import Publisher
+from amqptasks.transport.url import parse
+from amqptasks.worker import banner
+from amqptasks.worker.consumer import Consumers, Retrying
+from amqptasks.worker.dispatch import Dispatch
+from amqptasks.worker.options import WorkerOptions
+from amqptasks.worker.outcome import LoadSpec, Manifest
+from amqptasks.worker.pools.base import Pool
+from amqptasks.worker.pools.opening import open_pool
+from amqptasks.worker.prefetch import Prefetch
+from amqptasks.worker.shutdown import Phase, Shutdown
+
+logger = logging.getLogger(__name__)
+
+WARM_EXIT, COLD_EXIT = 0, 1
+LAST_CONFIRMS = 10.0
+"""Seconds to wait for the confirms of what a stopping worker has published."""
+
+
+class Worker:
+    """One node: a pool, a connection that consumes and one that publishes. Runs in one event loop."""
+
+    def __init__(
+        self,
+        options: WorkerOptions,
+        pool: Pool,
+        *,
+        out: TextIO | None = None,
+        on_ready: Callable[[], None] | None = None,
+    ) -> None:
+        self.options = options
+        self.pool = pool
+        self.shutdown = Shutdown()
+        self._out = out
+        self._on_ready = on_ready
+
+    async def run(self) -> int:
+        """Work until told to stop; return the exit code. Raises what keeps a worker from starting."""
+        self.dispatch = Dispatch(self.pool, self.options.node)
+        async with (
+            self._pool() as manifest,
+            self._publishing(manifest),
+            self._consuming(manifest) as consuming,
+        ):
+            self.pool.hook("worker_ready")
+            if await self._until_told(consuming):
+                consuming.result()
+            return await self._stop(manifest)
+
+    # --- what is opened, in this order -------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _pool(self) -> AsyncIterator[Manifest]:
+        manifest = await self.pool.start(self.dispatch)
+        try:
+            self._announce(manifest)
+            yield manifest
+        finally:
+            await self.pool.stop(0)
+
+    @contextlib.asynccontextmanager
+    async def _publishing(self, manifest: Manifest) -> AsyncIterator[None]:
+        self.publisher = Publisher(self._opener(manifest, "publishing"), on_room=self.dispatch.room)
+        self.dispatch.begin(self.publisher, manifest)
+        try:
+            yield
+        finally:
+            await self.publisher.close(0)
+
+    @contextlib.asynccontextmanager
+    async def _consuming(self, manifest: Manifest) -> AsyncIterator[asyncio.Task[None]]:
+        """Consume; the body gets the task that keeps it so, and watches the connection until the last ack."""
+        self.consumers = self._make_consumers(manifest)
+        consuming = asyncio.create_task(self._consume())
+        try:
+            yield consuming
+        finally:
+            consuming.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await consuming
+            await self.consumers.close()
+
+    async def _consume(self) -> None:
+        # Consuming comes first: its errors at start are the ones to show, and publishing waits with its own patience.
+        await self.consumers.open()
+        await self.publisher.start()
+        if self.options.purge:
+            logger.warning("purged %d messages", await self.consumers.purge())
+        logger.warning("%s", banner.ready_line(self.options.node))
+        if self._on_ready is not None:
+            self._on_ready()
+        await self.consumers.run()
+
+    # --- stopping ----------------------------------------------------------------------------------------
+
+    async def _until_told(self, consuming: asyncio.Task[None]) -> bool:
+        """Wait for the first signal; True when consuming ended before, which only an error can cause."""
+        told = asyncio.create_task(self.shutdown.reached(Phase.WARM))
+        try:
+            await asyncio.wait({consuming, told}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            told.cancel()
+        return consuming.done()
+
+    async def _stop(self, manifest: Manifest) -> int:
+        """Warm first, colder when asked. Children stop before the connections: their last results still have to be
+        published and acknowledged."""
+        self.pool.hook("worker_shutdown")
+        await self.consumers.stop_taking()
+        self.dispatch.give_back()
+        finishing = asyncio.create_task(self.dispatch.settled())
+        colder = asyncio.create_task(self.shutdown.reached(Phase.COLD))
+        await asyncio.wait({finishing, colder}, return_when=asyncio.FIRST_COMPLETED)
+        code = WARM_EXIT
+        if not finishing.done():
+            code = COLD_EXIT
+            await self._end_what_runs(manifest, finishing)
+        colder.cancel()
+        finishing.cancel()
+        await self.pool.stop(manifest.settings["worker_proc_alive_timeout"])
+        await self.publisher.drain(LAST_CONFIRMS)
+        return code
+
+    async def _end_what_runs(self, manifest: Manifest, finishing: asyncio.Task[None]) -> None:
+        """Cold: a grace period, then the children that run tasks are killed; late-acknowledged tasks go back."""
+        grace = manifest.settings["worker_soft_shutdown_timeout"]
+        if grace > 0 and self.shutdown.phase is Phase.COLD:
+            logger.warning("Initiating Soft Shutdown, terminating in %s seconds", grace)
+            hurry = asyncio.create_task(self.shutdown.reached(Phase.NOW))
+            await asyncio.wait({finishing, hurry}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
+        if not finishing.done():
+            logger.warning("Waiting gracefully for cold shutdown to complete...")
+            self.dispatch.abandon()
+            await asyncio.wait({finishing}, timeout=LAST_CONFIRMS)
+
+    # --- parts -------------------------------------------------------------------------------------------
+
+    def _make_consumers(self, manifest: Manifest) -> Consumers:
+        settings = manifest.settings
+        multiplier = settings["worker_prefetch_multiplier"]
+        fixed = None if multiplier == "auto" else int(multiplier)
+        waits = settings["broker_connection_retry_on_startup"]
+        return Consumers(
+            self._opener(manifest, "consuming"),
+            manifest.queues,
+            self.dispatch,
+            lambda: Prefetch(self.pool.size, fixed),
+            self.options.node,
+            Retrying(
+                startup=settings["broker_connection_retry"] if waits is None else waits,
+                most=settings["broker_connection_max_retries"],
+            ),
+        )
+
+    def _opener(self, manifest: Manifest, role: str) -> Connect:
+        settings = manifest.settings
+        return opener(
+            parse(settings["broker_url"], settings["broker_use_ssl"] or False),
+            name=f"{self.options.node} {role}",
+            heartbeat=settings["broker_heartbeat"],
+            timeout=settings["broker_connection_timeout"],
+        )
+
+    def _announce(self, manifest: Manifest) -> None:
+        if not self.options.quiet and self._out is not None:
+            print(banner.render(manifest, self.options, self.pool), file=self._out, flush=True)
+        for warning in manifest.warnings:
+            logger.warning("%s", warning)
+
+    def dump_stacks(self) -> None:
+        """Write the stacks of the parent and of its children to stderr."""
+        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        self.pool.dump()
+
+
+def run_worker(options: WorkerOptions) -> int:
+    """Run a worker in this process until it is told to stop; return its exit code. Blocks.
+
+    Raises AppNotFound, AppImportFailed, ImproperlyConfigured, DuplicateNode, PoolFailed and the transport errors.
+    """
+    code, again = asyncio.run(_work(options))
+    if again:
+        # SIGHUP: the same command anew, so that new code and settings count in parent and children alike.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    return code
+
+
+LOADER = "amqptasks.worker.boot:load"
+
+
+def load_spec(options: WorkerOptions) -> LoadSpec:
+    """What the process that imports the app is told."""
+    return LoadSpec(
+        LOADER,
+        app=options.app,
+        node=options.node,
+        overrides=options.settings,
+        pool=options.pool,
+        concurrency=options.concurrency or None,
+        options=options,
+    )
+
+
+async def _work(options: WorkerOptions) -> tuple[int, bool]:
+    worker = Worker(options, await open_pool(load_spec(options)), out=sys.stdout)
+    worker.shutdown.listen(worker.dump_stacks)
+    return await worker.run(), worker.shutdown.restart

@@ -1,0 +1,119 @@
+"""The settings of workers, beat, events and remote control; `settings` has the others and the conventions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from amqptasks.coercion import Count, Lenient, Natural, Seconds
+
+
+def _pool(value: Any) -> Any:
+    if value in ("eventlet", "gevent"):
+        raise ValueError(f"there is no {value} pool here: use 'threads', or 'asyncio' for coroutines")
+    return "prefork" if value == "processes" else value
+
+
+class WorkerSettings:
+    """The worker; most have a command line option that wins."""
+
+    worker_concurrency: Count | Literal["auto"] | None = None
+    """Children, threads or coroutines; None or 'auto': the CPUs that this process may use."""
+    worker_pool: Annotated[Literal["prefork", "threads", "asyncio", "solo"], Lenient(_pool)] = "prefork"
+    """What runs the tasks."""
+    worker_prefetch_multiplier: Natural | Literal["auto"] = "auto"
+    """Messages held per slot of the pool; auto: about 100 ms of work; 0: no limit. Celery: 4."""
+    worker_max_tasks_per_child: Count | None = None
+    """Tasks after which a child is replaced."""
+    worker_max_memory_per_child: Count | None = None
+    """Resident memory, in KiB, beyond which a child is replaced after its task."""
+    worker_lost_limit: Count = 5
+    """Children that a task may kill before it is dead-lettered. Ours."""
+    worker_proc_alive_timeout: Seconds = 4.0
+    """How long a new child may take to come up."""
+    worker_soft_shutdown_timeout: Seconds = 0.0
+    """At a cold shutdown, how long running tasks may still take before they are given back."""
+    worker_enable_soft_shutdown_on_idle: bool = False
+    """Also when nothing runs."""
+    worker_cancel_long_running_tasks_on_connection_loss: bool = False
+    """Stop late-acknowledged tasks when the connection is lost, since the broker will deliver them again."""
+    worker_direct: bool = False
+    """Each worker also consumes a queue of its own, `<node name>.dq2`."""
+    worker_disable_rate_limits: bool = False
+    """Ignore all rate limits."""
+    worker_enable_remote_control: bool = True
+    """Answer `inspect` and `control`."""
+    worker_pool_restarts: bool = False
+    """Allow the command `pool_restart`."""
+    worker_send_task_events: bool = False
+    """Emit task events (`-E`)."""
+    worker_state_db: str | None = None
+    """File that keeps revoked ids over restarts."""
+    worker_hijack_root_logger: bool = True
+    """Set up the root logger; False: logging is the application's."""
+    worker_log_color: bool | None = None
+    """Colours in the log; None: on a terminal."""
+    worker_log_format: str = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
+    """Format of log lines."""
+    worker_log_datefmt: str | None = None
+    """Format of their times."""
+    worker_task_log_format: str = (
+        "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task_id)s]: %(message)s"
+    )
+    """Format of log lines written by tasks."""
+    worker_task_log_datefmt: str | None = None
+    """Format of their times."""
+    worker_redirect_stdouts: bool = True
+    """What tasks print goes to the log."""
+    worker_redirect_stdouts_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "WARNING"
+    """At this level."""
+
+
+class BeatSettings:
+    """The scheduler."""
+
+    beat_schedule: Mapping[str, Any] = {}
+    """{entry: {task, schedule, args, kwargs, options}}."""
+    beat_scheduler: str | None = None
+    """Class of the scheduler, `module:Class`; None: the built-in one."""
+    beat_schedule_filename: str = "amqptasks-schedule"
+    """File that keeps the last run of each entry. Celery: celerybeat-schedule."""
+    beat_max_loop_interval: Seconds = 0.0
+    """The longest sleep between two looks at the schedule; 0: the scheduler's own."""
+    beat_sync_every: Natural = 0
+    """Tasks sent between two writes of that file; 0: by time alone."""
+    beat_cron_starting_deadline: Natural | None = None
+    """Seconds by which a run may be late and still be made up for at start."""
+    beat_enable_remote_control: bool = False
+    """Beat answers remote control."""
+    beat_remote_control_max_tick_age: Seconds | None = None
+    """Age of the last tick beyond which it answers that it is ill."""
+
+
+class EventSettings:
+    """Events and remote control, on the exchanges that Celery's own tools use."""
+
+    event_exchange: str = "celeryev"
+    """Topic exchange of the events: Flower and Celery's tools listen there."""
+    event_queue_prefix: str = "celeryev"
+    """First part of receivers' queue names."""
+    event_queue_expires: Seconds = 60.0
+    """How long an unused receiver's queue is kept."""
+    event_queue_ttl: Seconds = 5.0
+    """How long an event waits for its receiver."""
+    event_queue_exclusive: bool = True
+    """Receivers' queues are exclusive."""
+    event_queue_durable: bool = False
+    """Receivers' queues are durable."""
+    event_serializer: str = "json"
+    """Serializer of events."""
+    control_exchange: str = "celery"
+    """First part of the names of the exchanges of remote control: `celery.pidbox`."""
+    control_queue_ttl: Seconds = 300.0
+    """How long a command waits for its worker."""
+    control_queue_expires: Seconds = 10.0
+    """How long the queue of a worker that is gone is kept."""
+    control_queue_exclusive: bool = True
+    """These queues are exclusive."""
+    control_queue_durable: bool = False
+    """These queues are durable."""

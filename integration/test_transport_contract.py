@@ -1,0 +1,17 @@
+"""The contract of every link, kept by pika's against a real RabbitMQ."""
+
+import pytest
+
+from amqptasks.transport import loop
+from amqptasks.transport.base import Connect
+from amqptasks.transport.url import parse
+
+pytest.register_assert_rewrite("tests.transport.contract")
+
+from tests.transport.contract import LinkContract  # noqa: E402
+
+
+class TestLoopLink(LinkContract):
+    @pytest.fixture
+    def connect(self, broker_url: str) -> Connect:
+        return lambda: loop.connect(parse(broker_url), name="contract")

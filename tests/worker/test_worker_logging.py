@@ -1,0 +1,158 @@
+"""The worker's log: where lines go, what they look like, and what never stands in them."""
+
+import io
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from amqptasks import signals
+from amqptasks.errors import WorkerError
+from amqptasks.worker.logging import LogSetup, install, redirect_stdouts
+from amqptasks.worker.options import WorkerOptions
+
+
+@pytest.fixture(autouse=True)
+def _root_as_it_was(monkeypatch) -> Iterator[None]:
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    root.handlers = []
+    yield
+    for own in root.handlers:
+        own.close()
+    root.handlers, root.level = before, level
+    logging.captureWarnings(False)
+
+
+class Written:
+    """What stderr got, so far."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys, self._text = capsys, ""
+
+    def getvalue(self) -> str:
+        self._text += self._capsys.readouterr().err
+        return self._text
+
+
+@pytest.fixture
+def err(capsys: pytest.CaptureFixture[str]) -> Written:
+    return Written(capsys)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_carry_time_level_and_process(err) -> None:
+    install(LogSetup(level="INFO"))
+
+    logging.getLogger("x").info("hello")
+
+    assert err.getvalue().endswith("INFO/MainProcess] hello\n")
+
+
+def test_below_the_level_nothing_is_logged(err) -> None:
+    install(LogSetup(level="WARNING"))
+
+    logging.getLogger("x").info("hello")
+
+    assert err.getvalue() == ""
+
+
+def test_a_second_call_replaces_the_first(err) -> None:
+    install(LogSetup(level="INFO", line="one %(message)s"))
+    install(LogSetup(level="INFO", line="two %(message)s"))
+
+    logging.getLogger("x").info("hello")
+
+    assert err.getvalue() == "two hello\n"
+
+
+def test_lines_of_tasks_have_their_own_format(err) -> None:
+    install(LogSetup(level="INFO", line="%(message)s", task_line="%(task_name)s[%(task_id)s] %(message)s"))
+
+    logging.getLogger("x").info("hello", extra={"task_id": "7", "task_name": "tasks.add"})
+
+    assert err.getvalue() == "tasks.add[7] hello\n"
+
+
+def test_passwords_of_urls_are_masked_in_messages_and_tracebacks(err) -> None:
+    install(LogSetup(level="INFO", line="%(message)s"))
+
+    try:
+        raise ValueError("amqp://me:secret@host//")
+    except ValueError:
+        logging.getLogger("x").exception("at redis://:hidden@store and amqp://you:private@b//")
+
+    assert "amqp://you:**@b//" in err.getvalue()
+    for password in ("secret", "hidden", "private"):
+        assert password not in err.getvalue()
+
+
+@pytest.mark.parametrize(("said", "coloured"), [(None, True), (False, False), (True, True)])
+def test_a_terminal_gets_colours_unless_told_otherwise(monkeypatch, said, coloured) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    install(LogSetup(level="INFO", colour=said))
+
+    logging.getLogger("x").error("bad")
+
+    assert terminal.getvalue().startswith("\033[31m") is coloured
+
+
+def test_no_colours_into_a_pipe_or_a_file(err, tmp_path) -> None:
+    install(LogSetup(level="INFO"))
+    logging.getLogger("x").error("bad")
+    install(LogSetup(level="INFO", path=str(tmp_path / "w.log"), colour=True))
+    logging.getLogger("x").error("bad")
+
+    assert "\033" not in err.getvalue() + (tmp_path / "w.log").read_text()
+
+
+def test_a_log_file_that_cannot_be_opened_is_named(tmp_path) -> None:
+    with pytest.raises(WorkerError, match=r"the log file .*absent/w\.log cannot be opened: No such file"):
+        install(LogSetup(path=str(tmp_path / "absent/w.log")))
+
+
+def test_the_users_own_setup_is_left_alone(err) -> None:
+    seen = []
+
+    def mine(loglevel, **_named) -> None:
+        seen.append(loglevel)
+
+    signals.setup_logging.connect(mine)
+    try:
+        install(LogSetup(level="INFO"))
+    finally:
+        signals.setup_logging.disconnect(mine)
+
+    assert seen == ["INFO"]
+    assert not [own for own in logging.getLogger().handlers if type(own).__module__.startswith("amqptasks")]
+
+
+def test_what_is_printed_becomes_log_lines(err, monkeypatch) -> None:
+    install(LogSetup(level="INFO", line="%(levelname)s %(message)s"))
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    redirect_stdouts("WARNING")
+    print("one\ntwo")
+    monkeypatch.undo()
+
+    assert err.getvalue() == "WARNING one\nWARNING two\n"
+
+
+def test_the_command_line_wins_over_the_settings_about_colour() -> None:
+    settings = {
+        "worker_log_color": True,
+        "worker_log_format": "%(message)s",
+        "worker_hijack_root_logger": False,
+    }
+
+    setup = LogSetup.of(
+        WorkerOptions(loglevel="DEBUG", colour=False, hostname="w@h", logfile="%n%I.log"), settings, 2
+    )
+
+    assert setup == LogSetup(level="DEBUG", path="w-2.log", colour=False, line="%(message)s", hijack=False)

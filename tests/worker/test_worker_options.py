@@ -1,0 +1,57 @@
+"""The worker's options as a value: node names, log paths, concurrency, and which of them are settings."""
+
+import pytest
+
+from amqptasks.worker import options as module
+from amqptasks.worker.options import WorkerOptions, concurrency, expand, node_name
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("", "amqptasks@web1.example.com"),
+        ("w1@%h", "w1@web1.example.com"),
+        ("w1@", "w1@web1.example.com"),
+        ("@other", "amqptasks@other"),
+        ("other", "amqptasks@other"),
+        ("w1@%n", "w1@web1"),
+        ("w1@%n.%d", "w1@web1.example.com"),
+        ("%n-a@%h", "web1-a@web1.example.com"),
+        ("50%%@%h", "50%@web1.example.com"),
+    ],
+)
+def test_a_node_name_is_completed_as_celery_completes_it(pattern, name) -> None:
+    assert node_name(pattern, "web1.example.com") == name
+
+
+@pytest.mark.parametrize(
+    ("pattern", "index", "path"),
+    [
+        ("%n%I.log", 0, "w1.log"),
+        ("%n%I.log", 2, "w1-2.log"),
+        ("/var/log/%h/%p.%i.log", 0, "/var/log/web.example/w1@web.example.0.log"),
+        ("100%.log", 0, "100%.log"),
+        ("%x", 0, "%x"),
+    ],
+)
+def test_a_log_path_has_one_file_per_child_where_it_says_so(pattern, index, path) -> None:
+    assert expand(pattern, "w1@web.example", index) == path
+
+
+def test_the_option_wins_over_the_setting_and_the_setting_over_the_cpus(monkeypatch) -> None:
+    monkeypatch.setattr(module.cpus, "available", lambda: 7)
+
+    assert concurrency(WorkerOptions(concurrency=3), 5) == 3
+    assert concurrency(WorkerOptions(), 5) == 5
+    assert concurrency(WorkerOptions()) == 7
+    assert concurrency(WorkerOptions(concurrency=0), 5) == 7
+
+
+def test_auto_concurrency_reaches_the_settings_as_a_number(monkeypatch) -> None:
+    monkeypatch.setattr(module.cpus, "available", lambda: 7)
+
+    assert WorkerOptions(concurrency=0).settings == {"worker_concurrency": 7}
+
+
+def test_what_was_not_said_is_no_setting() -> None:
+    assert WorkerOptions(overrides={"broker_url": "amqp://"}).settings == {"broker_url": "amqp://"}
