@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from amqptasks import errors, signals, states
-    from amqptasks.app import App, current_app, shared_task
+    from amqptasks.app import App, current_app
     from amqptasks.canvas import chain, chord, chunks, group
     from amqptasks.log import get_task_logger
     from amqptasks.request import Request
     from amqptasks.result import AsyncResult, GroupResult
     from amqptasks.routing import Exchange, Queue
+    from amqptasks.sharing import shared_task
     from amqptasks.signatures import Signature, maybe_signature, signature
     from amqptasks.task import Task
     from amqptasks.waiting import allow_join_result
@@ -63,7 +64,7 @@ _HOMES = {
     "get_task_logger": "log",
     "group": "canvas",
     "maybe_signature": "signatures",
-    "shared_task": "app",
+    "shared_task": "sharing",
     "signature": "signatures",
 }
 

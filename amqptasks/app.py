@@ -11,12 +11,15 @@ import importlib.util
 import os
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, overload
+from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, cast, overload
 
-from amqptasks import naming, signals
+from amqptasks import (
+    canvas,  # noqa: F401 (with it `|` knows chains and groups)
+    naming,
+    signals,
+)
 from amqptasks import result as results
 from amqptasks.client import Client
 from amqptasks.config import Config
@@ -85,7 +88,7 @@ class App(Client):
         self._discovered: list[tuple[Any, str | None]] = []
         if task_cls is not None:
             self.task_cls = task_cls
-        _current.apps.add(self)
+        shared.apps.add(self)
         if set_as_current:
             self.set_current()
 
@@ -156,8 +159,6 @@ class App(Client):
 
     def finalize(self, auto: bool = False) -> None:
         """Complete the registry: shared tasks, annotations. Happens by itself when `tasks` is first read."""
-        if self.finalized:
-            return
         with self._finalizing:
             if self.finalized:
                 return
@@ -180,7 +181,9 @@ class App(Client):
         related_name: str | None = "tasks",
         force: bool = False,
     ) -> None:
-        """Have `package.tasks` imported, for each package that has one, when a worker starts (`force`: now)."""
+        """Have `package.tasks` imported, for each package that has one, when a worker starts (`force`:
+        now).
+        """
         self._discovered.append((packages if packages is not None else (), related_name))
         if force:
             self._discover()
@@ -240,7 +243,7 @@ class App(Client):
 
     def set_current(self) -> None:
         """Make this app the one that shared tasks, bare signatures and bare results use."""
-        _current.app = self
+        home.app = self
 
     def worker_main(self, argv: Sequence[str] | None = None) -> None:
         """Start a worker for the script that calls this: `python tasks.py` alone. Does not return.
@@ -302,61 +305,9 @@ def _import_related(package: str, related_name: str | None) -> None:
         importlib.import_module(f"{package}.{related_name}")
 
 
-# --- the current app ------------------------------------------------------------------------------------
-
-
-class _Current:
-    """The app made last, for what names none; and all apps, which shared tasks must reach."""
-
-    app: App | None = None
-
-    def __init__(self) -> None:
-        self.apps: weakref.WeakSet[App] = weakref.WeakSet()
-        self.lock = threading.RLock()
-
-
-_current = _Current()
-
-
 def current_app() -> App:
     """Return the app that was made last, or made current; without any, one with default settings."""
-    if _current.app is None:
-        with _current.lock:
-            if _current.app is None:
-                App()
-    assert _current.app is not None
-    return _current.app
+    return cast(App, home.find())
 
 
-home.find = current_app
-
-
-@overload
-def shared_task(function: Callable[P, Coroutine[Any, Any, R]], /) -> CoroutineTask[P, R]: ...
-@overload
-def shared_task(function: Callable[P, R], /) -> Task[P, R]: ...
-@overload
-def shared_task(*, bind: Literal[True], **options: Any) -> BoundDecorator: ...
-@overload
-def shared_task(*, bind: Literal[False] = False, **options: Any) -> Decorator: ...
-def shared_task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Make a task that belongs to every app, made before or after; called, it uses the current one."""
-    if function is None:
-        return lambda function: _shared_from(function, options)
-    return _shared_from(function, options)
-
-
-def _shared_from(function: Callable[..., Any], options: Mapping[str, Any]) -> AnyTask:
-    given = dict(options)
-    base = given.pop("base", None) or Task
-    named_by = _current.app.gen_task_name if _current.app is not None else _plain_name
-    name = given.pop("name", None) or named_by(function.__name__, function.__module__)
-    task = make_task(function, name, base, given, None)
-    shared.add(task)
-    for app in list(_current.apps):
-        app.adopt(task)
-    return task
-
-
-def _plain_name(name: str, module: str | None) -> str:
-    return naming.task_name(name, module, None)
+home.make = App

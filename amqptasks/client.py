@@ -47,7 +47,8 @@ class Client(Resources):
     ) -> AsyncResult[Any]:
         """Call a task by its name, registered here or not. Options are those of `Task.apply_async`."""
         check_names(options, name)
-        return self.send(name, args or (), kwargs or {}, options, NOTHING)
+        known = self.tasks.get(name)
+        return self.send(name, args or (), kwargs or {}, options, NOTHING if known is None else known.preset)
 
     def send(
         self,

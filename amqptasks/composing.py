@@ -48,7 +48,7 @@ class Call:
         return delay.delayed(envelope, delay.remaining(eta, datetime.now(UTC)), self.queue)
 
 
-def compose(
+def compose(  # noqa: PLR0917 (two mappings of options, told apart by order of strength)
     own: Resources,
     name: str,
     args: Sequence[Any],
@@ -73,7 +73,7 @@ def compose(
         origin=_origin(),
         shadow=get("shadow"),
         timelimit=(get("time_limit"), get("soft_time_limit")),
-        ignore_result=result.ignored,
+        ignore_result=_said(result, given, preset),
         replaced_task_nesting=get("replaced_task_nesting", 0),
         headers=get("headers") or NOTHING,
         correlation_id=get("correlation_id") or task_id,
@@ -115,6 +115,13 @@ def _canvas(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _root(parent: Any) -> str | None:
     return None if parent is None else parent.root_id or parent.id
+
+
+def _said(result: AsyncResult[Any], given: Mapping[str, Any], preset: Mapping[str, Any]) -> bool | None:
+    """Return what the message says of its result: nothing, if all that is known is the task's name."""
+    if preset is NOTHING and not result.ignored and given.get("ignore_result") is None:
+        return None
+    return result.ignored
 
 
 def _result(

@@ -7,100 +7,124 @@ import lzma
 import sys
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from amqptasks.errors import DecodeError, ImproperlyConfigured, Inflated
 
+GZIP, BZIP2, LZMA, ZSTD = "application/x-gzip", "application/x-bz2", "application/x-lzma", "application/zstd"
 NAMES = {
-    "gzip": "application/x-gzip",
-    "zlib": "application/x-gzip",  # kombu's gzip is zlib's format, under both names
-    "bzip2": "application/x-bz2",
-    "bz2": "application/x-bz2",
-    "lzma": "application/x-lzma",
-    "xz": "application/x-lzma",
-    "zstd": "application/zstd",
-    "zstandard": "application/zstd",
+    "gzip": GZIP,
+    "zlib": GZIP,  # kombu's gzip is zlib's format, under both names
+    "bzip2": BZIP2,
+    "bzip": BZIP2,
+    "bz2": BZIP2,
+    "lzma": LZMA,
+    "xz": LZMA,
+    "zstd": ZSTD,
+    "zstandard": ZSTD,
 }
-CHUNK = 1 << 16
+_LZMA_MEMORY = 128 << 20
+"""Bytes that reading lzma may take for its dictionary; its strongest preset needs 65 MiB."""
+
+
+class Inflator(Protocol):
+    """What the standard library's decompressors share."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
 def compress(body: bytes, name: str) -> tuple[str, bytes]:
-    """Return the content type of the compression and the compressed body. Raises ImproperlyConfigured."""
-    match NAMES.get(name, name):
-        case "application/x-gzip" as kind:
-            return kind, zlib.compress(body)
-        case "application/x-bz2" as kind:
-            return kind, bz2.compress(body)
-        case "application/x-lzma" as kind:
-            return kind, lzma.compress(body)
-        case "application/zstd" as kind:
-            packed: bytes = _zstd().compress(body)
-            return kind, packed
-    raise ImproperlyConfigured(f"no compression is named {name!r}; there are {', '.join(sorted(NAMES))}")
+    """Return the content type of the compression and the compressed body.
+
+    Raises ImproperlyConfigured for a name that nothing here has.
+    """
+    kind = NAMES.get(name, name)
+    try:
+        writer = _WRITERS[kind]
+    except KeyError:
+        raise ImproperlyConfigured(
+            f"no compression is named {name!r}; there are {', '.join(sorted(NAMES))}"
+        ) from None
+    return kind, writer(body)
 
 
 def inflate(body: bytes, kind: str, limit: int) -> bytes:
-    """Return the body as it was. Raises Inflated above `limit` bytes, DecodeError for what is not compressed so."""
-    if limit <= 0:
-        raise Inflated("message_inflate_limit allows no compressed messages")
-    match NAMES.get(kind, kind):
-        case "application/x-gzip":
-            made: Any = zlib.decompressobj()
-            return _bounded(
-                lambda data, most: made.decompress(data, most),
-                lambda: made.eof,
-                lambda: made.unconsumed_tail,
-                body,
-                limit,
-            )
-        case "application/x-bz2":
-            return _drained(bz2.BZ2Decompressor(), body, limit)
-        case "application/x-lzma":
-            return _drained(lzma.LZMADecompressor(), body, limit)
-        case "application/zstd":
-            return _drained(_zstd().ZstdDecompressor(), body, limit)
-    raise DecodeError(f"the body is compressed as {kind!r}, which nothing here reads")
+    """Return the body as it was.
 
-
-def _drained(decompressor: Any, body: bytes, limit: int) -> bytes:
-    return _bounded(decompressor.decompress, lambda: decompressor.eof, lambda: b"", body, limit)
-
-
-def _bounded(
-    step: Callable[[bytes, int], bytes],
-    ended: Callable[[], bool],
-    rest: Callable[[], bytes],
-    body: bytes,
-    limit: int,
-) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    data = body
+    Raises Inflated above `limit` bytes, never holding more, and DecodeError for what is not so compressed.
+    """
     try:
-        while not ended():
-            piece = step(data, min(CHUNK * 16, limit + 1 - size))
-            data = rest()
-            if not piece and not data and not ended():
-                raise DecodeError("the compressed body ends too early")
-            size += len(piece)
-            pieces.append(piece)
-            if size > limit:
-                raise Inflated(f"the body inflates to more than {limit} bytes (`message_inflate_limit`)")
-    except DecodeError:
-        raise
-    except Exception as error:
-        if isinstance(error, Inflated):
-            raise
-        raise DecodeError(f"the body cannot be decompressed: {error}") from error
+        reader = _READERS[NAMES.get(kind, kind)]
+    except (KeyError, TypeError):
+        raise DecodeError(f"the body is compressed as {kind!r:.80}, which nothing here reads") from None
+    pieces: list[bytes] = []
+    size, rest = 0, body
+    while rest:  # kombu's readers take streams that were joined
+        piece, rest = _one_stream(reader(), rest, limit - size)
+        pieces.append(piece)
+        size += len(piece)
+    if not pieces:
+        raise DecodeError("the body is empty, which no compression makes of anything")
     return b"".join(pieces)
+
+
+def _one_stream(inflator: Inflator, data: bytes, limit: int) -> tuple[bytes, bytes]:
+    try:
+        # One byte more than allowed tells too large from just fitting.
+        piece = inflator.decompress(data, limit + 1)
+        # The end mark may come after the last byte of content.
+        if len(piece) <= limit and not inflator.eof:
+            piece += inflator.decompress(_unread(inflator), limit + 1 - len(piece))
+    except lzma.LZMAError as error:
+        if "memory" in str(error).lower():
+            raise Inflated(f"reading the body takes more memory than {_LZMA_MEMORY} bytes") from error
+        raise DecodeError(f"the body cannot be decompressed: {error}") from error
+    except Exception as error:
+        raise DecodeError(f"the body cannot be decompressed: {error}") from error
+    if len(piece) > limit:
+        raise Inflated("the body inflates to more bytes than `message_inflate_limit` allows")
+    if not inflator.eof:
+        raise DecodeError("the compressed body ends too early")
+    return piece, inflator.unused_data
+
+
+def _unread(inflator: Any) -> bytes:
+    """What zlib has not consumed; the others keep that to themselves."""
+    tail: bytes = getattr(inflator, "unconsumed_tail", b"")
+    return tail
 
 
 def _zstd() -> Any:
     try:
         if sys.version_info >= (3, 14):
-            from compression import zstd
+            from compression import zstd  # noqa: PLC0415 - from Python 3.14
         else:
-            from backports import zstd
+            from backports import zstd  # noqa: PLC0415 - optional
     except ImportError:
-        raise ImproperlyConfigured("zstd is not installed: pip install 'amqptasks[zstd]'") from None
+        raise ImproperlyConfigured(
+            "the compression 'zstd' needs a package: pip install 'amqptasks[zstd]'"
+        ) from None
     return zstd
+
+
+def _zstd_compress(body: bytes) -> bytes:
+    packed: bytes = _zstd().compress(body)
+    return packed
+
+
+_WRITERS: dict[str, Callable[[bytes], bytes]] = {
+    GZIP: zlib.compress,
+    BZIP2: bz2.compress,
+    LZMA: lzma.compress,
+    ZSTD: _zstd_compress,
+}
+_READERS: dict[str, Callable[[], Any]] = {
+    GZIP: lambda: zlib.decompressobj(zlib.MAX_WBITS | 32),  # zlib's format, and gzip's from other languages
+    BZIP2: bz2.BZ2Decompressor,
+    LZMA: lambda: lzma.LZMADecompressor(memlimit=_LZMA_MEMORY),
+    ZSTD: lambda: _zstd().ZstdDecompressor(),
+}

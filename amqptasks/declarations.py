@@ -105,6 +105,7 @@ class Declarations:
             similar = near(name)
             hint = f"; did you mean {similar!r}?" if similar else ""
             raise Unroutable(
-                f"there is no queue {name!r} on the broker, and task_create_missing_queues is off: nothing was "
+                f"there is no queue {name!r} on the broker, and task_create_missing_queues is off: nothing "
+                "was "
                 f"sent{hint}"
             ) from None

@@ -1,4 +1,6 @@
-"""What `@app.task(...)` returns, as types: a decorator that keeps the function's parameters and its result."""
+"""What `@app.task(...)` returns, as types: a decorator that keeps the function's parameters and its
+result.
+"""
 
 from __future__ import annotations
 

@@ -54,7 +54,8 @@ def _origin(function: Any) -> tuple[Any, ...]:
 
 def warn_of_duplicate(name: str, kept: Any, refused: Any) -> None:
     warnings.warn(
-        f"two functions are registered as task {name!r}: {place(kept)}, which is kept, and {place(refused)}; give one "
+        f"two functions are registered as task {name!r}: {place(kept)}, which is kept, and "
+        f"{place(refused)}; give one "
         "of them another name: @app.task(name=...)",
         DuplicateTaskNameWarning,
         stacklevel=4,
@@ -62,10 +63,14 @@ def warn_of_duplicate(name: str, kept: Any, refused: Any) -> None:
 
 
 def warn_of_second_name(function: Any, name: str, known: str) -> None:
-    """Warn that a function is registered under another name already: its module was imported under two names."""
+    """Warn that a function is registered under another name already: its module was imported under two
+    names.
+    """
     warnings.warn(
-        f"{place(function)} is registered under two names, {known!r} and {name!r}: its module is imported under two "
-        "names (run as a program, or by a relative import), so callers and workers will disagree; import it under "
+        f"{place(function)} is registered under two names, {known!r} and {name!r}: its module is imported "
+        "under two "
+        "names (run as a program, or by a relative import), so callers and workers will disagree; import "
+        "it under "
         "one, or fix the name: @app.task(name=...)",
         TaskNameWarning,
         stacklevel=4,

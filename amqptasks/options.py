@@ -95,7 +95,8 @@ def check_names(options: Iterable[str], task: str) -> None:
             continue
         if name in ACCEPTED:
             raise TypeError(
-                f"apply_async() of {task}: the option {name!r} has no meaning here; leave it out: every publish is "
+                f"apply_async() of {task}: the option {name!r} has no meaning here; leave it out: every "
+                "publish is "
                 "mandatory and confirmed over the app's own connection"
             )
         near = difflib.get_close_matches(name, NAMES, 1)

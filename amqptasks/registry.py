@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -81,17 +82,16 @@ def make_task(
         if hasattr(function, attribute):
             setattr(task, attribute, getattr(function, attribute))
     bind = bool(options.get("bind"))
-    body = function.__get__(task) if bind else function  # type: ignore[attr-defined]
+    body = function.__get__(task) if bind else function
     for key, value in {**options, "name": name, "__wrapped__": function, "_app": app}.items():
         setattr(task, key, value)
+    for key in ("autoretry_for", "dont_autoretry_for", "throws"):
+        # `except` and isinstance want tuples; users write lists as well.
+        setattr(task, key, tuple(getattr(task, key)))
     check_limits(task)
     if task.autoretry_for:
-        task.autoretry_for, task.dont_autoretry_for = (
-            tuple(task.autoretry_for),
-            tuple(task.dont_autoretry_for),
-        )
         body = retrying.autoretrying(task, body)
-    task.run = body  # type: ignore[method-assign]
+    object.__setattr__(task, "run", body)
     return task
 
 
@@ -114,7 +114,8 @@ def check_limits(task: AnyTask) -> None:
     soft, hard = task.soft_time_limit, task.time_limit
     if soft is not None and hard is not None and soft > hard:
         raise ValueError(
-            f"task {task.name}: soft_time_limit ({soft:g} s) must not exceed time_limit ({hard:g} s), which kills the task"
+            f"task {task.name}: soft_time_limit ({soft:g} s) must not exceed time_limit ({hard:g} s), "
+            "which kills the task"
         )
 
 
@@ -136,12 +137,15 @@ class SharedTasks:
     """Tasks that belong to every app of the process, whenever it is made."""
 
     def __init__(self) -> None:
+        self.apps: weakref.WeakSet[Client] = weakref.WeakSet()
         self._tasks: list[AnyTask] = []
         self._lock = threading.Lock()
 
-    def add(self, task: AnyTask) -> None:
+    def add(self, task: AnyTask) -> list[Client]:
+        """Keep a task; return the apps that are there already."""
         with self._lock:
             self._tasks.append(task)
+            return list(self.apps)
 
     def all(self) -> list[AnyTask]:
         with self._lock:

@@ -136,7 +136,7 @@ class Request:
             is_eager=is_eager,
             called_directly=False,
             timelimit=message.timelimit,
-            ignore_result=bool(message.ignore_result),
+            ignore_result=message.ignore_result,
             shadow=message.shadow,
             headers=message.headers,
             replaced_task_nesting=message.replaced_task_nesting,

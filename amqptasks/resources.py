@@ -41,7 +41,8 @@ class Resources:
         """Queues and routes, read from the settings once."""
         if self._router is None:
             with self._opening:
-                self._router = self._router or Router(self.conf)
+                if self._router is None:
+                    self._router = Router(self.conf)
         return self._router
 
     def route(
@@ -72,7 +73,8 @@ class Resources:
         """This process's connection for publishing and results; it connects when it is first used."""
         if self._connection is None:
             with self._opening:
-                self._connection = self._connection or self._connect()
+                if self._connection is None:
+                    self._connection = self._connect()
         return self._connection
 
     def _connect(self) -> BlockingConnection:
@@ -99,7 +101,8 @@ class Resources:
         """Where results go and come from."""
         if self._backend is None:
             with self._opening:
-                self._backend = self._backend or backends.open(self.conf, lambda: self.connection)
+                if self._backend is None:
+                    self._backend = backends.open(self.conf, lambda: self.connection)
         return self._backend
 
     def close(self, timeout: float | None = None) -> None:

@@ -47,17 +47,14 @@ class AsyncResult(Reading, Generic[R]):
     @property
     def backend(self) -> Backend:
         if self._backend is None:
-            app = self.app or (home.find() if home.find else None)
-            if app is None:
-                raise RuntimeError(f"result {self.id} has no app; write AsyncResult(id, app=app)")
-            self._backend = app.backend
+            self._backend = (self.app or home.find()).backend
         return self._backend
 
     @property
     def task_id(self) -> str:
         return self.id
 
-    def get(
+    def get(  # noqa: PLR0917 (Celery's signature)
         self,
         timeout: float | None = None,
         propagate: bool = True,
@@ -91,7 +88,8 @@ class AsyncResult(Reading, Generic[R]):
             return self._meta
         if self.ignored:
             raise ResultIgnored(
-                f"task {self.task_name or ''}[{self.id}] was called with ignore_result, so it sends no result; "
+                f"task {self.task_name or ''}[{self.id}] was called with ignore_result, so it sends no "
+                "result; "
                 "call it with ignore_result=False to wait for it"
             )
         prepare_to_wait(disable_sync_subtasks)
@@ -99,8 +97,9 @@ class AsyncResult(Reading, Generic[R]):
             if on_message is not None:
                 on_message(as_mapping(meta))
             self.remember(meta)
-        assert self._meta is not None, "watch() ends once every task is ready"
-        return self._meta
+        final = self.remembered
+        assert final is not None, "watch() ends once every task is ready"
+        return final
 
     def remember(self, meta: Meta) -> None:
         """Keep a final state, so that it is read from the backend once."""
@@ -157,7 +156,9 @@ class AsyncResult(Reading, Generic[R]):
 
 
 class GroupResult:
-    """The results of calls that belong together, in their order. Gathered in one pass, however many they are."""
+    """The results of calls that belong together, in their order. Gathered in one pass, however many they
+    are.
+    """
 
     __slots__ = ("app", "id", "parent", "results")
 
@@ -177,7 +178,7 @@ class GroupResult:
     def children(self) -> list[AsyncResult[Any]]:
         return self.results
 
-    def get(
+    def get(  # noqa: PLR0917 (Celery's signature)
         self,
         timeout: float | None = None,
         propagate: bool = True,
@@ -209,14 +210,14 @@ class GroupResult:
         on_message: OnMessage | None,
         disable_sync_subtasks: bool,
     ) -> None:
-        for result, meta in self._arriving(timeout, disable_sync_subtasks):
+        for result, meta in self._arriving(timeout, disable_sync_subtasks=disable_sync_subtasks):
             if on_message is not None:
                 on_message(as_mapping(meta))
             result.remember(meta)
             value_of(meta, propagate)
 
     def _arriving(
-        self, timeout: float | None, disable_sync_subtasks: bool
+        self, timeout: float | None, *, disable_sync_subtasks: bool
     ) -> Iterator[tuple[AsyncResult[Any], Meta]]:
         deadline = None if timeout is None else time.monotonic() + timeout
         prepare_to_wait(disable_sync_subtasks)
@@ -244,7 +245,7 @@ class GroupResult:
         on_message: OnMessage | None = None,
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield (id, state mapping) of each member as it ends, in the order of arrival."""
-        for result, meta in self._arriving(timeout, True):
+        for result, meta in self._arriving(timeout, disable_sync_subtasks=True):
             if on_message is not None:
                 on_message(as_mapping(meta))
             result.remember(meta)

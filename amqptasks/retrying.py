@@ -50,7 +50,7 @@ class Retriable(Protocol):
     def preset(self) -> Mapping[str, Any]: ...
 
 
-def retry(
+def retry(  # noqa: PLR0917 (as Task.retry)
     task: Retriable,
     args: Sequence[Any] | None,
     kwargs: Mapping[str, Any] | None,
@@ -70,7 +70,8 @@ def retry(
     most = task.max_retries if when.max_retries is None else when.max_retries
     if most is not None and request.retries >= most:
         raise exc or MaxRetriesExceeded(
-            f"{task.name}[{request.id}] was retried {request.retries} times, the most that max_retries allows",
+            f"{task.name}[{request.id}] was retried {request.retries} times, the most that max_retries "
+            "allows",
             task_args=message.args if args is None else args,
             task_kwargs=dict(message.kwargs if kwargs is None else kwargs),
         )
@@ -173,7 +174,7 @@ def autoretrying(task: AutoRetriable, body: Callable[..., Any]) -> Callable[...,
 
 
 def _is_retried(task: AutoRetriable, error: Exception) -> bool:
-    steering = isinstance(error, TaskPredicate) or isinstance(error, task.dont_autoretry_for)
+    steering = isinstance(error, (TaskPredicate, *task.dont_autoretry_for))
     return not steering and isinstance(error, task.autoretry_for)
 
 

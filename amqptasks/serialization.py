@@ -1,28 +1,26 @@
-"""Values to bytes and back: serializers and compression, by the content types of Celery's wire. Knows no messages.
+"""Values to bytes and back: serializers and compression, by the content types of Celery's wire.
 
-JSON is orjson's, with kombu's extension for what JSON has not: `{"__type__": "datetime", "__value__": ...}`, and an
-object's own `__json__()`. What arrives is decoded only if its content type is accepted, and only up to a size.
+What arrives is decoded only if its content type is accepted, and only up to a size. Knows no messages.
 """
 
 from __future__ import annotations
 
-import base64
-import json
+import codecs
+import difflib
 import pickle
-import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import date, datetime, time
-from decimal import Decimal
 from typing import Any
 
-import orjson
-
+from amqptasks import json_body
 from amqptasks.compression import compress, inflate
 from amqptasks.errors import ContentDisallowed, DecodeError, EncodeError, ImproperlyConfigured
+from amqptasks.json_body import register_type
+
+__all__ = ["Encoded", "Serializer", "accept_set", "dumps", "find", "loads", "register", "register_type"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Encoded:
     """A body and what the receiver must be told about it; `compression` is a header's value."""
 
@@ -44,15 +42,19 @@ class Serializer:
 
 
 def dumps(value: Any, serializer: str, compression: str | None = None) -> Encoded:
-    """Return `value` as bytes. Raises EncodeError, naming what cannot be written and the cure."""
+    """Return `value` as bytes.
+
+    Raises EncodeError, which names what cannot be written and the cure, and ImproperlyConfigured for a
+    serializer or compression that is not there.
+    """
     chosen = _BY_NAME.get(serializer) or find(serializer)
     try:
         body = chosen.dumps(value)
-    except EncodeError:
+    except (EncodeError, ImproperlyConfigured):
         raise
     except Exception as error:
-        raise EncodeError(f"{chosen.name} cannot write {value!r:.120}: {error}; {_CURE}") from error
-    if compression is None:
+        raise EncodeError(_unwritten(chosen, value, error)) from error
+    if not compression:
         return Encoded(body, chosen.content_type, chosen.content_encoding)
     kind, packed = compress(body, compression)
     return Encoded(packed, chosen.content_type, chosen.content_encoding, kind)
@@ -67,25 +69,35 @@ def loads(
     compression: str | None = None,
     limit: int,
 ) -> Any:
-    """Return the value in `body`. `limit` is the most bytes that it may decompress to.
+    """Return the value in `body`; `limit` is the most bytes that it may inflate to.
 
-    Raises ContentDisallowed before a byte is decoded, Inflated, and DecodeError.
+    A sender that gives no content type means JSON. Raises ContentDisallowed before a byte is decoded,
+    Inflated and DecodeError.
     """
-    content_type = content_type or "application/data"
-    chosen = _BY_TYPE.get(content_type)
-    if content_type not in accept:
-        name = chosen.name if chosen is not None else content_type
+    kind = content_type or JSON
+    chosen = _BY_TYPE.get(kind)
+    if chosen is None and ";" in kind:  # application/json; charset=utf-8
+        kind = kind.partition(";")[0].strip().lower()
+        chosen = _BY_TYPE.get(kind)
+    if kind not in accept:
+        name = chosen.name if chosen is not None else kind
         raise ContentDisallowed(
-            f"content type {content_type} is not accepted here; if you trust its senders, add {name!r} to accept_content"
+            f"content type {kind!r} is not accepted; if you trust its senders, add {name!r} to accept_content"
         )
     if chosen is None:
-        raise DecodeError(f"no serializer reads content type {content_type}; see serialization.register")
+        raise DecodeError(f"no serializer reads content type {kind!r}; see serialization.register")
     if compression:
         body = inflate(body, compression, limit)
     try:
+        if content_encoding not in _UTF8 and chosen.content_encoding == "utf-8":
+            body = codecs.decode(body, content_encoding or "utf-8").encode("utf-8", "surrogatepass")
         return chosen.loads(body)
+    except (DecodeError, ImproperlyConfigured):
+        raise
     except Exception as error:
-        raise DecodeError(f"the body is not {chosen.name}, as its content type says: {error}") from error
+        raise DecodeError(
+            f"the body is not the {chosen.name} that its content type says: {type(error).__name__}: {error}"
+        ) from error
 
 
 def accept_set(names: Iterable[str]) -> frozenset[str]:
@@ -97,9 +109,9 @@ def find(name: str) -> Serializer:
     """Return a serializer by its name or content type. Raises ImproperlyConfigured."""
     found = _BY_NAME.get(name) or _BY_TYPE.get(name)
     if found is None:
-        raise ImproperlyConfigured(
-            f"no serializer is named {name!r}; there are {', '.join(sorted(_BY_NAME))}"
-        )
+        near = difflib.get_close_matches(str(name), _BY_NAME, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(_BY_NAME))}"
+        raise ImproperlyConfigured(f"no serializer is named {name!r}; {hint}")
     return found
 
 
@@ -110,177 +122,107 @@ def register(
     content_type: str,
     content_encoding: str = "binary",
 ) -> None:
-    """Add a serializer of your own, in clients and workers alike; it must be in `accept_content` to be read."""
+    """Add a serializer of your own, in clients and workers alike; `accept_content` must name it, too."""
     serializer = Serializer(name, content_type, content_encoding, dumps, loads)
     _BY_NAME[name] = _BY_TYPE[content_type] = serializer
 
 
-# --- json ------------------------------------------------------------------------------------------------
-
-_CURE = "send plain values, give the object a __json__() method, or choose another serializer"
-# orjson writes dates and UUIDs in its own way and dataclasses as mappings; Celery's peers expect kombu's types.
-_OPTIONS = (
-    orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
-)
-
-
-def _json_dumps(value: Any) -> bytes:
-    try:
-        return orjson.dumps(value, default=_extended, option=_OPTIONS)
-    except (orjson.JSONEncodeError, TypeError) as error:
-        if isinstance(error.__cause__, EncodeError):
-            raise error.__cause__ from None
-        # Integers beyond 64 bits, keys that are not text, deep nesting: the standard library writes them.
-        return json.dumps(_plain(value), separators=(",", ":"), ensure_ascii=False).encode(
-            "utf-8", "surrogatepass"
-        )
+def _unwritten(chosen: Serializer, value: Any, error: Exception) -> str:
+    culprit = _culprit(chosen, value)
+    named = f"a value of type {type(culprit).__name__}"
+    reason = str(error) or type(error).__name__
+    cure = "pass plain values (an id rather than the object), or choose another serializer"
+    return f"the serializer {chosen.name!r} cannot write {named}: {reason}; {cure}"
 
 
-def _json_loads(body: bytes) -> Any:
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        value = json.loads(body)  # NaN, integers beyond 64 bits, lone surrogates
-    # Only a body that mentions the extension pays for looking at every value.
-    return _restored(value) if b'"__type__"' in body else value
-
-
-def _extended(value: Any) -> Any:
-    match value:
-        case uuid.UUID():
-            return _typed("uuid", {"hex": value.hex})
-        case datetime():
-            return _typed("datetime", value.isoformat())
-        case date():
-            return _typed("date", value.isoformat())
-        case time():
-            return _typed("time", value.isoformat())
-        case Decimal():
-            return _typed("decimal", str(value))
-        case bytes() | bytearray() | memoryview():
-            return _bytes(bytes(value))
-        case dict():
-            return dict(value)
-        case list() | tuple():
-            return list(value)
-        case str():
-            return str.__str__(value)
-        case int():
-            return int(value)
-    if hasattr(value, "__json__"):
-        return value.__json__()
-    raise EncodeError(f"json cannot write {type(value).__name__} {value!r:.80}; {_CURE}")
-
-
-def _plain(value: Any) -> Any:
-    """The value with kombu's types in place, for the standard library's encoder."""
-    match value:
-        case None | bool() | float() | int():
+def _culprit(chosen: Serializer, value: Any) -> Any:
+    """Return the innermost part of `value` that cannot be written."""
+    parts: list[Any] = []
+    if isinstance(value, dict):
+        parts = [*value.keys(), *value.values()]
+    elif isinstance(value, list | tuple):
+        parts = list(value)
+    for part in parts:
+        try:
+            chosen.dumps(part)
+        except RecursionError:
             return value
-        case str() if type(value) is str:
-            return value
-        case dict():
-            return {_text_key(key): _plain(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [_plain(inner) for inner in value]
-    return _plain(_extended(value))
-
-
-def _text_key(key: Any) -> Any:
-    if isinstance(key, bytes):
-        return key.decode()
-    return key if key is None or isinstance(key, str | int | float | bool) else str(key)
-
-
-def _typed(name: str, value: Any) -> dict[str, Any]:
-    return {"__type__": name, "__value__": value}
-
-
-def _bytes(value: bytes) -> dict[str, Any]:
-    try:
-        return _typed("bytes", value.decode())
-    except UnicodeDecodeError:
-        return _typed("base64", base64.b64encode(value).decode())
-
-
-_RESTORERS: dict[str, Callable[[Any], Any]] = {
-    "bytes": str.encode,
-    "base64": base64.b64decode,
-    "datetime": datetime.fromisoformat,
-    "date": lambda text: datetime.fromisoformat(text).date(),
-    "time": time.fromisoformat,
-    "decimal": Decimal,
-    "uuid": lambda parts: uuid.UUID(**parts),
-}
-
-
-def _restored(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_restored(inner) for inner in value]
-    if not isinstance(value, dict):
-        return value
-    if "__type__" in value and "__value__" in value:
-        restore = _RESTORERS.get(value["__type__"])
-        if restore is None:
-            raise DecodeError(f"unknown JSON extension {value['__type__']!r}")
-        return restore(_restored(value["__value__"]))
-    return {key: _restored(inner) for key, inner in value.items()}
+        except Exception:
+            return _culprit(chosen, part)
+    return value
 
 
 # --- the others: their packages are extras ---------------------------------------------------------------
 
 
-def _missing(package: str, extra: str) -> ImproperlyConfigured:
-    return ImproperlyConfigured(f"{package} is not installed: pip install 'amqptasks[{extra}]'")
+def _missing(serializer: str) -> ImproperlyConfigured:
+    return ImproperlyConfigured(
+        f"the serializer {serializer!r} needs a package: pip install 'amqptasks[{serializer}]'"
+    )
+
+
+def _msgspec() -> Any:
+    try:
+        import msgspec  # noqa: PLC0415 - optional
+    except ImportError:
+        raise _missing("msgpack") from None
+    return msgspec.msgpack
 
 
 def _msgpack_dumps(value: Any) -> bytes:
-    try:
-        import msgspec
-    except ImportError:
-        raise _missing("msgspec", "msgpack") from None
-    return msgspec.msgpack.encode(value)
+    written: bytes = _msgspec().encode(_plain(value))
+    return written
 
 
 def _msgpack_loads(body: bytes) -> Any:
+    return _msgspec().decode(body)
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` if msgpack has all its types.
+
+    msgspec would turn sets into lists and decimals into text: the task would not get what was passed.
+    """
+    if isinstance(value, dict):
+        return {_plain(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, bool | int | float | str | bytes):
+        return value
+    raise TypeError(f"msgpack has no {type(value).__name__}")
+
+
+def _yaml() -> Any:
     try:
-        import msgspec
+        import yaml  # noqa: PLC0415 - optional
     except ImportError:
-        raise _missing("msgspec", "msgpack") from None
-    return msgspec.msgpack.decode(body)
+        raise _missing("yaml") from None
+    return yaml
 
 
 def _yaml_dumps(value: Any) -> bytes:
-    try:
-        import yaml
-    except ImportError:
-        raise _missing("pyyaml", "yaml") from None
-    text: str = yaml.safe_dump(_listed(value), allow_unicode=True)
-    return text.encode()
+    yaml = _yaml()
+    written: bytes = yaml.dump(
+        value, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), allow_unicode=True, encoding="utf-8"
+    )
+    return written
 
 
 def _yaml_loads(body: bytes) -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise _missing("pyyaml", "yaml") from None
-    return yaml.safe_load(body)
-
-
-def _listed(value: Any) -> Any:
-    """Tuples as lists: the safe dumper knows no others."""
-    if isinstance(value, dict):
-        return {key: _listed(inner) for key, inner in value.items()}
-    return [_listed(inner) for inner in value] if isinstance(value, list | tuple) else value
+    yaml = _yaml()
+    return yaml.load(body, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def _pickle_dumps(value: Any) -> bytes:
     return pickle.dumps(value, protocol=4)
 
 
+JSON = "application/json"
+# As written by us, by kombu, and by PHP; 'binary' says nothing of text.
+_UTF8 = frozenset({"utf-8", "UTF-8", "utf8", "us-ascii", "binary", "", None})
 _BY_NAME: dict[str, Serializer] = {}
 _BY_TYPE: dict[str, Serializer] = {}
-register("json", _json_dumps, _json_loads, "application/json", "utf-8")
+register("json", json_body.dumps, json_body.loads, JSON, "utf-8")
 register("msgpack", _msgpack_dumps, _msgpack_loads, "application/x-msgpack")
 register("yaml", _yaml_dumps, _yaml_loads, "application/x-yaml", "utf-8")
 register("pickle", _pickle_dumps, pickle.loads, "application/x-python-serialize")

@@ -52,7 +52,7 @@ class Signal:
     ) -> F: ...
     @overload
     def connect(
-        self, *, sender: object = None, weak: bool = True, dispatch_uid: object = None
+        self, /, *, sender: object = None, weak: bool = True, dispatch_uid: object = None
     ) -> Callable[[F], F]: ...
     def connect(
         self,

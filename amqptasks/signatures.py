@@ -12,7 +12,7 @@ from typing import Any, cast
 from amqptasks.client import Client
 from amqptasks.composing import NOTHING
 from amqptasks.ids import new_id
-from amqptasks.options import as_list
+from amqptasks.options import ACCEPTED, as_list
 from amqptasks.result import AsyncResult
 from amqptasks.waiting import home
 
@@ -58,7 +58,7 @@ class Signature(dict[str, Any]):
     @property
     def app(self) -> Client:
         if self._app is None:
-            self._app = cast(Client, home.find() if home.find else None)
+            self._app = cast(Client, home.find())
         return self._app
 
     @app.setter
@@ -179,10 +179,11 @@ class Signature(dict[str, Any]):
     ) -> Any:
         """Call the task; see `Task.apply_async`."""
         merged_args, merged_kwargs, merged_options = self._merged(args or (), kwargs or {}, options)
+        sendable = _sendable(merged_options)
         task = self.type
         if task is not None:
-            return task.apply_async(merged_args, merged_kwargs, **merged_options)
-        return self.app.send_task(self.task, merged_args, merged_kwargs, **merged_options)
+            return task.apply_async(merged_args, merged_kwargs, **sendable)
+        return self.app.send_task(self.task, merged_args, merged_kwargs, **sendable)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task in place."""
@@ -236,6 +237,18 @@ class Signature(dict[str, Any]):
             f"{key}={value!r}" for key, value in self.kwargs.items()
         ]
         return f"{self.task}({', '.join(inside)})"
+
+
+def _sendable(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as `apply_async` takes them: Celery's signatures hold each stamp as an option of its
+    own.
+    """
+    stamped = options.get("stamped_headers") or ()
+    sendable = {key: value for key, value in options.items() if key not in ACCEPTED and key not in stamped}
+    if stamped:
+        own = {key: options[key] for key in stamped if key in options}
+        sendable["stamps"] = {**(options.get("stamps") or {}), **own}
+    return sendable
 
 
 def signature(

@@ -24,80 +24,20 @@ from amqptasks.errors import MaxRetriesExceeded, Retry, TransportError
 from amqptasks.options import SendOptions, check_names
 from amqptasks.request import Request
 from amqptasks.signatures import Signature
+from amqptasks.task_options import SENDING, TaskOptions
 from amqptasks.waiting import home, running
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-SENDING = (
-    "serializer",
-    "compression",
-    "priority",
-    "expires",
-    "time_limit",
-    "soft_time_limit",
-    "ignore_result",
-    "queue",
-    "exchange",
-    "routing_key",
-    "delivery_mode",
-)
-"""Options of a task that are defaults of its calls."""
 
-
-class Task(Generic[P, R]):
+class Task(TaskOptions, Generic[P, R]):
     """What `@app.task` makes. Calling it runs the function here; `delay` and `apply_async` run it in a
     worker.
 
     Subclasses may override the handlers, `__call__` and any option; give them by `@app.task(base=...)`. None
     means that the setting of the same meaning decides.
     """
-
-    name: str = ""
-    """Unique; messages carry it."""
-    bind: bool = False
-    """The function's first argument is the task."""
-    typing: bool | None = None
-    """Check arguments against the signature where the task is called; None: as the app (`strict_typing`)."""
-    max_retries: int | None = 3
-    """`retry` raises once this is exceeded; None: never."""
-    default_retry_delay: float = 180
-    """Seconds, where `retry` is given neither `countdown` nor `eta`."""
-    autoretry_for: tuple[type[BaseException], ...] = ()
-    dont_autoretry_for: tuple[type[BaseException], ...] = ()
-    retry_kwargs: Mapping[str, Any] = NOTHING
-    """What an automatic retry gives to `retry`: `max_retries`, `countdown`."""
-    retry_backoff: bool | float = False
-    """True: 1, 2, 4, 8 ... seconds; a number: that many times as much."""
-    retry_backoff_max: float = 600
-    retry_jitter: bool = True
-    """The delay is random between 0 and what the backoff says."""
-    rate_limit: str | int | float | None = None
-    time_limit: float | None = None
-    soft_time_limit: float | None = None
-    ignore_result: bool | None = None
-    store_errors_even_if_ignored: bool | None = None
-    store_eager_result: bool | None = None
-    trail: bool = True
-    send_events: bool = True
-    track_started: bool | None = None
-    acks_late: bool | None = None
-    acks_on_failure: bool | None = None
-    acks_on_timeout: bool | None = None
-    acks_on_failure_or_timeout: bool | None = None
-    reject_on_worker_lost: bool | None = None
-    retry_on_worker_lost: bool | None = None
-    throws: tuple[type[BaseException], ...] = ()
-    """Exceptions that are expected: logged without a traceback."""
-    expires: Any = None
-    priority: int | None = None
-    serializer: str | None = None
-    compression: str | None = None
-    delivery_mode: int | str | None = None
-    queue: Any = None
-    exchange: Any = None
-    routing_key: str | None = None
-    resultrepr_maxsize: int = 1024
 
     MaxRetriesExceededError: ClassVar[type[MaxRetriesExceeded]] = MaxRetriesExceeded
     OperationalError: ClassVar[type[TransportError]] = TransportError
@@ -120,7 +60,7 @@ class Task(Generic[P, R]):
     def app(self) -> Client:
         """The app that registered it; a shared task's is the current one."""
         if self._app is None:
-            return cast(Client, home.find() if home.find is not None else None)
+            return cast(Client, home.find())
         return self._app
 
     @property
@@ -232,7 +172,7 @@ class Task(Generic[P, R]):
 
     # --- inside a run ---------------------------------------------------------------------------------------
 
-    def retry(
+    def retry(  # noqa: PLR0917 (Celery's signature)
         self,
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
@@ -302,7 +242,7 @@ class Task(Generic[P, R]):
     ) -> None:
         """Called when the call will be run again."""
 
-    def after_return(
+    def after_return(  # noqa: PLR0917 (Celery's signature)
         self,
         status: str,
         retval: Any,
@@ -357,5 +297,5 @@ def _by_name(name: str, module: str | None) -> Any:
     """Find a task in the process that unpickles it; its module is imported if need be."""
     if module and module not in sys.modules:
         importlib.import_module(module)
-    app = home.find() if home.find is not None else None
+    app = home.find()
     return cast(Client, app).tasks[name]

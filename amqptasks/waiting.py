@@ -5,6 +5,7 @@ Knows states and backends' `Meta`; knows neither handles on results nor tasks.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,9 +28,22 @@ class HasBackend(Protocol):
 
 
 class _Home:
-    """Where `AsyncResult(id)` without an app finds one; the app floor sets `find`."""
+    """The current app, for results, signatures and shared tasks that name none. Thread-safe."""
 
-    find: Callable[[], HasBackend] | None = None
+    def __init__(self) -> None:
+        self.app: HasBackend | None = None
+        self.make: Callable[[], HasBackend] | None = None
+        """Makes an app with default settings; the app floor sets it."""
+        self._lock = threading.RLock()
+
+    def find(self) -> HasBackend:
+        """Return the current app; without any, make one."""
+        with self._lock:
+            if self.app is None:
+                if self.make is None:
+                    raise RuntimeError("there is no app; make one: app = amqptasks.App()")
+                self.app = self.make()
+            return self.app
 
 
 home = _Home()
@@ -70,7 +84,9 @@ def prepare_to_wait(disable_sync_subtasks: bool) -> None:
 
 
 def value_of(meta: Meta, propagate: bool) -> Any:
-    """Return the task's value; raise what it raised, with the remote traceback as its cause, if `propagate`."""
+    """Return the task's value; raise what it raised, with the remote traceback as its cause, if
+    `propagate`.
+    """
     if (
         not propagate
         or meta.status not in states.PROPAGATE_STATES

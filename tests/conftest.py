@@ -1,8 +1,14 @@
 """What every test of the suite stands on: no broker, no settings of the machine."""
 
 import os
+import uuid
+from collections.abc import Iterator
 
 import pytest
+
+from amqptasks import App
+from amqptasks.waiting import home
+from tests.working import Work
 
 
 @pytest.fixture(autouse=True)
@@ -10,3 +16,18 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable that a developer has set must not decide a test."""
     for name in [name for name in os.environ if name.startswith(("AMQPTASKS_", "CELERY_"))]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def app() -> Iterator[App]:
+    """An app named proj on a broker of its own, in memory; the current app for the test's time."""
+    before = home.app
+    with App("proj", broker=f"memory://{uuid.uuid4()}") as made:
+        yield made
+    home.app = before
+
+
+@pytest.fixture
+def work(app: App) -> Work:
+    """Run the next messages of `app` as a worker's child would, until nothing is left or `count` were run."""
+    return Work(app)

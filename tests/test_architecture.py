@@ -13,15 +13,19 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "amqptasks"
 
 FLOORS = (  # from the ground up: name, top-level modules
-    ("ground", "errors states amqp signals backoff masking"),
+    ("ground", "errors states amqp signals backoff masking ids"),
     (
         "wire",
         "serialization protocol config settings worker_settings coercion foreign_settings sources topology entities "
-        "task_routes routing delay",
+        "task_routes routing delay compression wire_errors",
     ),
     ("transport", "transport"),
-    ("backends", "backends result waiting"),
-    ("app", "request canvas task events control options batch declaring client app"),
+    ("backends", "backends waiting reading result"),
+    (
+        "app",
+        "options arguments request resources declarations composing batch client signatures canvas retrying eager task "
+        "task_options naming registry decorating events control log app sharing",
+    ),
     ("public names", "__init__"),
     ("worker", "worker beat"),
     ("cli", "cli testing contrib __main__"),

@@ -33,7 +33,8 @@ def open(conf: Settings, connection: Callable[[], Any]) -> Backend:
             connection, result_format(conf), recent=lambda: _recent(conf), idle=conf.result_queue_expires
         )
     raise ImproperlyConfigured(
-        f"result_backend {mask_url(url)!r} is not known; write rpc:// (results as messages), memory:// (tests), or None"
+        f"result_backend {mask_url(url)!r} is not known; write rpc:// (results as messages), memory:// "
+        "(tests), or None"
     )
 
 

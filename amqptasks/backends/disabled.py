@@ -21,7 +21,8 @@ class DisabledBackend(Backend):
 
     def _refuse(self, task_id: str) -> NoReturn:
         raise NoBackend(
-            f"the result of {task_id} cannot be read: this app was made without a result backend (backend=None); "
+            f"the result of {task_id} cannot be read: this app was made without a result backend "
+            "(backend=None); "
             'make it with backend="rpc://"'
         )
 

@@ -166,7 +166,9 @@ class RpcBackend(Backend):
                     self._wait(watcher, left, timeout, deadline)
 
     def _register(self, watcher: Watcher[Answer], task_ids: Sequence[str]) -> set[str]:
-        """Put what is known already into the watcher; return the ids. Raises for those that can never come."""
+        """Put what is known already into the watcher; return the ids. Raises for those that can never
+        come.
+        """
         for task_id in task_ids:
             self._check_process(task_id)
         with self._lock:
@@ -205,8 +207,10 @@ class RpcBackend(Backend):
             doubtful = sorted(left & self._uncertain)
             self._uncertain.difference_update(doubtful)
         return ResultLost(
-            f"the result of {doubtful[0]}{_and_more(doubtful)} may be lost: the connection to the broker ended while "
-            "it was awaited, long enough for a restart, which results do not survive unless result_persistent is set; "
+            f"the result of {doubtful[0]}{_and_more(doubtful)} may be lost: the connection to the broker "
+            "ended while "
+            "it was awaited, long enough for a restart, which results do not survive unless "
+            "result_persistent is set; "
             "call get() again to wait on"
         )
 
@@ -223,7 +227,8 @@ class RpcBackend(Backend):
     def _check_process(self, task_id: str) -> None:
         if self._pid != os.getpid():
             raise ResultElsewhere(
-                f"the result of {task_id} goes to the process that called the task (pid {self._pid}), of which this "
+                f"the result of {task_id} goes to the process that called the task (pid {self._pid}), of "
+                "which this "
                 "one is a fork; get it there, or use a result backend that can be shared"
             )
 
@@ -255,11 +260,13 @@ class RpcBackend(Backend):
 def _never(task_id: str, standing: str) -> ResultLost | ResultElsewhere:
     if standing == "evicted":
         return ResultLost(
-            f"the result of {task_id} came and was dropped: nobody held its AsyncResult, and this process keeps only "
+            f"the result of {task_id} came and was dropped: nobody held its AsyncResult, and this process "
+            "keeps only "
             "the latest such results; keep the AsyncResult, or use a result backend that stores"
         )
     return ResultElsewhere(
-        f"{task_id} was not called by this process (pid {os.getpid()}), and an rpc result goes to its caller; "
+        f"{task_id} was not called by this process (pid {os.getpid()}), and an rpc result goes to its "
+        "caller; "
         "get it there, or use a result backend that can be shared"
     )
 

@@ -32,7 +32,9 @@ class Watcher(Generic[T]):
 
 
 class Watchers(Generic[T]):
-    """All watchers of one backend, by id. Every method is called under the owner's lock, except `watching`."""
+    """All watchers of one backend, by id. Every method is called under the owner's lock, except
+    `watching`.
+    """
 
     def __init__(self, lock: threading.RLock) -> None:
         self._lock = lock

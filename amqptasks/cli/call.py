@@ -17,6 +17,7 @@ from amqptasks.cli.spec import app_spec
 from amqptasks.errors import AmqptasksError
 from amqptasks.options import SendOptions, moment
 from amqptasks.result import AsyncResult
+from amqptasks.waiting import RemoteTraceback
 
 
 def _json_of(kind: type[Any], written: str) -> Any:
@@ -151,5 +152,6 @@ def _show(result: AsyncResult[Any], common: Common, wait: bool, timeout: float) 
         raise
     except Exception as error:
         line = f"task {result.id} raised {type(error).__name__}: {error}"
-        raise Failure(line, hint="see its traceback by --traceback") from error
+        text = error.__cause__.text if isinstance(error.__cause__, RemoteTraceback) else ""
+        raise Failure(line, hint="see its traceback by --traceback", remote_traceback=text) from error
     show_json({"id": result.id, "state": result.state, "result": value} if common.json else value)

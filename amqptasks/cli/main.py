@@ -124,6 +124,11 @@ def program() -> None:
     """
 
 
+def _plain(options: Sequence[str]) -> bool:
+    """Whether colours are unwanted: told so, or by the convention of no-color.org."""
+    return "-C" in options or "--no-color" in options or bool(os.environ.get("NO_COLOR"))
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; `args` defaults to those of the process."""
     given = list(sys.argv[1:] if args is None else args)
@@ -143,4 +148,5 @@ def main(args: Sequence[str] | None = None) -> int:
             error,
             as_json="--json" in options,
             with_traceback="--traceback" in options or bool(os.environ.get(f"{ENVIRONMENT}_TRACEBACK")),
+            coloured=sys.stderr.isatty() and not _plain(options),
         )

@@ -52,12 +52,18 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 
 class Failure(click.ClickException):
-    """Ends a command with one line and an exit code; `hint` is the cure, where JSON shows it apart."""
+    """Ends a command with one line and an exit code; `hint` is the cure, which JSON shows apart.
 
-    def __init__(self, message: str, code: int = FAILED, hint: str = "") -> None:
+    `remote_traceback` is what `--traceback` shows instead of ours.
+    """
+
+    def __init__(
+        self, message: str, code: int = FAILED, hint: str = "", *, remote_traceback: str = ""
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.hint = hint
+        self.remote_traceback = remote_traceback
 
 
 def exit_code(error: BaseException) -> int:
@@ -97,7 +103,7 @@ def _halves(text: str) -> tuple[str, str]:
     return happened, cure
 
 
-def report(error: BaseException, *, as_json: bool, with_traceback: bool) -> int:
+def report(error: BaseException, *, as_json: bool, with_traceback: bool, coloured: bool = False) -> int:
     """Write the error to stderr in one line (or as JSON to stdout) and return its exit code."""
     code, (happened, cure) = exit_code(error), sentence(error)
     if with_traceback:
@@ -105,7 +111,8 @@ def report(error: BaseException, *, as_json: bool, with_traceback: bool) -> int:
     if as_json:
         print(json.dumps({"error": {"code": code, "message": happened, "hint": cure or None}}))
     else:
-        print("error: " + "; ".join(filter(None, (happened, cure))), file=sys.stderr)
+        start = "\033[1;31merror:\033[0m " if coloured else "error: "
+        print(start + "; ".join(filter(None, (happened, cure))), file=sys.stderr)
     return code
 
 

@@ -1,7 +1,7 @@
 """AMQP field tables as bytes, with RabbitMQ's type letters. Pure, hot, and ignorant of what the tables mean.
 
-Written: t (bool), I (int 32), l (int 64), d (double), S (long string), D (decimal), T (timestamp), A, F, V, x (bytes).
-Read: besides these b, B, s, u, i, L and f, as other clients send them.
+Written: t (bool), I (int 32), l (int 64), d (double), S (long string), D (decimal), T (timestamp), A (array),
+F (table), V (void), x (bytes). Read: besides these b, B, s, u, i, L and f, as other clients send them.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def _encode_other(name: str, value: Any) -> bytes:
     if isinstance(value, Mapping):
         return b"F" + encode_table(value)
     raise EncodeError(
-        f"header {name!r} is {type(value).__name__}, which AMQP headers cannot carry; send it in the arguments"
+        f"header {name!r} is {type(value).__name__}, which AMQP headers cannot carry; "
+        "send it in the task's arguments"
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 
 from amqptasks import signals
 from amqptasks.app import App
 from amqptasks.worker import manifest
 from amqptasks.worker.executor import Executor
 from amqptasks.worker.loading import find_app
+from amqptasks.worker.logging import LogSetup, install, redirect_stdouts
 from amqptasks.worker.options import WorkerOptions
 from amqptasks.worker.outcome import LoadSpec
 from amqptasks.worker.pools.base import Loaded
@@ -17,13 +19,25 @@ from amqptasks.worker.pools.base import Loaded
 def load(spec: LoadSpec) -> Loaded:
     """Find the app, apply the command line, import its modules, and read its manifest.
 
+    The executors log as the worker does, and log what tasks print if `worker_redirect_stdouts` says so.
     Raises AppNotFound, AppImportFailed and ImproperlyConfigured.
     """
-    return loaded(find_app(spec.app, spec.options.workdir or None), spec)
+    options: WorkerOptions = spec.options
+    app = find_app(spec.app, options.workdir or None)
+    ready = loaded(app, spec)
+
+    def make_executor() -> Executor:
+        settings = ready.manifest.settings
+        install(LogSetup.of(options, settings), process=f"PoolWorker-{os.getpid()}")
+        if settings["worker_redirect_stdouts"] and spec.pool != "solo":
+            redirect_stdouts(settings["worker_redirect_stdouts_level"])
+        return Executor(app, spec.node)
+
+    return Loaded(ready.manifest, make_executor)
 
 
 def loaded(app: App, spec: LoadSpec) -> Loaded:
-    """As `load`, for an app at hand."""
+    """As `load`, for an app at hand, and without touching the log."""
     options: WorkerOptions = spec.options
     app.conf.update(spec.overrides)
     for module in options.include:
@@ -31,7 +45,5 @@ def loaded(app: App, spec: LoadSpec) -> Loaded:
     app.import_modules()
     app.finalize()
     signals.worker_init.send(sender=None)
-    return Loaded(
-        manifest.build(app, queues=options.queues, exclude=options.exclude_queues),
-        lambda: Executor(app, spec.node),
-    )
+    made = manifest.build(app, queues=options.queues, exclude=options.exclude_queues)
+    return Loaded(made, lambda: Executor(app, spec.node))

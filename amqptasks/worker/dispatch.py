@@ -43,6 +43,7 @@ class Dispatch:
         self._node = node
         self._dead_exchange = ""
         self._abandoning = False
+        self._verbose = False
         self._loop = asyncio.get_running_loop()
         self._keys = count(1)
         self._flights: dict[int, Flight] = {}
@@ -55,6 +56,7 @@ class Dispatch:
     def begin(self, publisher: Publisher, manifest: Manifest) -> None:
         """The pool has started and told what it knows; deliveries may come now."""
         self._publisher = publisher
+        self._verbose = logger.isEnabledFor(logging.INFO)
         self._tasks = manifest.tasks
         self._dead_exchange = manifest.settings["task_dead_letter_exchange"]
 
@@ -71,6 +73,8 @@ class Dispatch:
         self._flights[key] = flight
         if delivery.redelivered and self._is_double(flight):
             return
+        if self._verbose:
+            logger.info("Task %s[%s] received", *map(fields.get, ("task", "id")))
         now = admit(fields, options, time.time())
         run = Run(key, delivery, now.cause, now.detail, now.soft, now.hard)
         if now.wait > 0:

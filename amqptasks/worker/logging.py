@@ -6,6 +6,7 @@ Knows the settings by name and the log records of tasks; knows neither app nor p
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, TextIO
 
 from amqptasks import signals
 from amqptasks.errors import WorkerError
+from amqptasks.log import TASK_LOGGER
 from amqptasks.masking import mask_url
 from amqptasks.worker.options import WorkerOptions, expand
 
@@ -89,6 +91,18 @@ class _ByOrigin(logging.Formatter):
         return (self.of_task if written_by_task else self.plain).format(record)
 
 
+class _Named(logging.Filter):
+    """Says which process of the worker wrote a record: forked children would all be called the same."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self.process = process
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.processName = self.process
+        return True
+
+
 class _Own:
     """Marks the one log handler that we put on the root logger, so that a second call replaces it."""
 
@@ -101,8 +115,8 @@ class _ToFile(_Own, logging.FileHandler):
     pass
 
 
-def install(setup: LogSetup, sender: object = None) -> None:
-    """Log as `setup` says from now on; a later call replaces an earlier one.
+def install(setup: LogSetup, sender: object = None, process: str = "MainProcess") -> None:
+    """Log as `setup` says from now on; a later call replaces an earlier. `process` names this one in lines.
 
     Where the user connected to `signals.setup_logging` it is his business alone. Raises WorkerError when the
     file cannot be opened.
@@ -117,14 +131,21 @@ def install(setup: LogSetup, sender: object = None) -> None:
             root.removeHandler(old)
             old.close()
     own = _opened(setup.path)
-    colour = setup.path is None and (sys.stderr.isatty() if setup.colour is None else setup.colour)
+    colour = setup.path is None and (_wanted() if setup.colour is None else setup.colour)
     own.setFormatter(_ByOrigin(setup, colour))
+    own.addFilter(_Named(process))
     root.addHandler(own)
     root.setLevel(setup.level)
     logging.captureWarnings(capture=True)
     # pika tells of each frame at DEBUG, and at ERROR of a lost connection that we report ourselves.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     signals.after_setup_logger.send(sender, logger=root, **named)
+    signals.after_setup_task_logger.send(sender, logger=logging.getLogger(TASK_LOGGER), **named)
+
+
+def _wanted() -> bool:
+    """Colours on a terminal, unless the convention of no-color.org says none."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
 
 
 def _opened(path: str | None) -> logging.Handler:

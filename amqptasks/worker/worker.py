@@ -22,6 +22,7 @@ from amqptasks.transport.url import parse
 from amqptasks.worker import banner
 from amqptasks.worker.consumer import Consumers, Retrying
 from amqptasks.worker.dispatch import Dispatch
+from amqptasks.worker.logging import LogSetup, install
 from amqptasks.worker.options import WorkerOptions
 from amqptasks.worker.outcome import LoadSpec, Manifest
 from amqptasks.worker.pools.base import Pool
@@ -37,7 +38,11 @@ LAST_CONFIRMS = 10.0
 
 
 class Worker:
-    """One node: a pool, a connection that consumes and one that publishes. Runs in one event loop."""
+    """One node: a pool, a connection that consumes and one that publishes. Runs in one event loop.
+
+    `out` gets the banner, and the process's log is set up then; None, for a worker inside another program, leaves
+    both alone. `on_ready` is called once it consumes.
+    """
 
     def __init__(
         self,
@@ -72,7 +77,8 @@ class Worker:
     async def _pool(self) -> AsyncIterator[Manifest]:
         manifest = await self.pool.start(self.dispatch)
         try:
-            self._announce(manifest)
+            if self._out is not None:
+                self._announce(manifest, self._out)
             yield manifest
         finally:
             await self.pool.stop(0)
@@ -181,9 +187,11 @@ class Worker:
             timeout=settings["broker_connection_timeout"],
         )
 
-    def _announce(self, manifest: Manifest) -> None:
-        if not self.options.quiet and self._out is not None:
-            print(banner.render(manifest, self.options, self.pool), file=self._out, flush=True)
+    def _announce(self, manifest: Manifest, out: TextIO) -> None:
+        """Now that the app's settings are known, they count for the log too."""
+        install(LogSetup.of(self.options, manifest.settings))
+        if not self.options.quiet:
+            print(banner.render(manifest, self.options, self.pool), file=out, flush=True)
         for warning in manifest.warnings:
             logger.warning("%s", warning)
 
@@ -222,6 +230,7 @@ def load_spec(options: WorkerOptions) -> LoadSpec:
 
 
 async def _work(options: WorkerOptions) -> tuple[int, bool]:
+    install(LogSetup.of(options))
     worker = Worker(options, await open_pool(load_spec(options)), out=sys.stdout)
     worker.shutdown.listen(worker.dump_stacks)
     return await worker.run(), worker.shutdown.restart

@@ -40,7 +40,9 @@ whole = st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 63) - 1) | tex
 
 def nested(leaves: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
     return st.recursive(
-        leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4), max_leaves=20
+        leaves,
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+        max_leaves=20,
     )
 
 
@@ -105,7 +107,7 @@ def test_py_amqp_reads_what_we_write(headers: dict[str, object]) -> None:
     properties = Properties(headers=headers, content_type="application/json", delivery_mode=2, priority=0)
     theirs = amqp.basic_message.Message()
 
-    theirs._load_properties(60, codec.encode_header(properties))
+    theirs._load_properties(60, codec.encode_header(properties), 0)
 
     assert theirs.properties.get("application_headers") == headers
     assert theirs.properties["content_type"] == "application/json"
@@ -155,7 +157,9 @@ def test_every_type_of_rabbitmq_is_read_and_stepped_over(letter: str, raw: bytes
 
 
 def test_select_gives_the_keys_asked_for_and_no_others() -> None:
-    properties = Properties(content_type="application/json", content_encoding="utf-8", headers=TASK, priority=1)
+    properties = Properties(
+        content_type="application/json", content_encoding="utf-8", headers=TASK, priority=1
+    )
 
     found = codec.select(codec.encode_header(properties), ("id", "timelimit", "stamps", "missing", "ok"))
 
@@ -216,11 +220,15 @@ def test_subclasses_travel_as_what_they_are_made_of() -> None:
 def test_what_amqp_cannot_hold_keeps_its_digits_as_text() -> None:
     headers = {"wide": 1 << 70, "fine": Decimal("0.12345678901234567890")}
 
-    assert codec.decode_header(header_of(headers)).headers == {key: str(value) for key, value in headers.items()}
+    assert codec.decode_header(header_of(headers)).headers == {
+        key: str(value) for key, value in headers.items()
+    }
 
 
 def test_a_naive_header_time_is_utc() -> None:
-    assert codec.decode_header(header_of({"at": datetime(2026, 1, 1)})).headers == {"at": datetime(2026, 1, 1, tzinfo=UTC)}
+    assert codec.decode_header(header_of({"at": datetime(2026, 1, 1)})).headers == {
+        "at": datetime(2026, 1, 1, tzinfo=UTC)
+    }
 
 
 def test_a_lone_surrogate_survives() -> None:
@@ -249,7 +257,9 @@ def test_headers_that_contain_themselves_are_refused() -> None:
         header_of(headers)
 
 
-@pytest.mark.parametrize("wrong", [{"priority": 256}, {"delivery_mode": -1}, {"timestamp": -1}, {"timestamp": 1.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"priority": 256}, {"delivery_mode": -1}, {"timestamp": -1}, {"timestamp": 1.5}]
+)
 def test_a_property_out_of_range_is_refused_before_it_costs_the_channel(wrong: dict) -> None:
     with pytest.raises(EncodeError, match=next(iter(wrong))):
         codec.encode_header(Properties(**wrong))
@@ -305,7 +315,11 @@ def test_pika_reads_our_publish(size: int) -> None:
     method, content, *bodies = frames_in(codec.publish_frames(7, "exchange", "key.é", header, body, 4096))
 
     assert isinstance(method.method, pika.spec.Basic.Publish)
-    assert (method.channel_number, method.method.exchange, method.method.routing_key) == (7, "exchange", "key.é")
+    assert (method.channel_number, method.method.exchange, method.method.routing_key) == (
+        7,
+        "exchange",
+        "key.é",
+    )
     assert (method.method.mandatory, method.method.immediate) == (True, False)
     assert (content.channel_number, content.body_size, content.properties.priority) == (7, size, 3)
     assert content.properties.headers == {**TASK, "timelimit": [10, None]}  # pika cuts floats
@@ -321,8 +335,16 @@ def test_pika_reads_how_we_settle(flag: bool) -> None:
     [reject] = frames_in(codec.reject_frame(3, tag, requeue=flag))
     [nack] = frames_in(codec.nack_frame(3, tag, multiple=flag, requeue=not flag))
 
-    assert (type(ack.method), ack.method.delivery_tag, ack.method.multiple) == (pika.spec.Basic.Ack, tag, flag)
-    assert (type(reject.method), reject.method.delivery_tag, reject.method.requeue) == (pika.spec.Basic.Reject, tag, flag)
+    assert (type(ack.method), ack.method.delivery_tag, ack.method.multiple) == (
+        pika.spec.Basic.Ack,
+        tag,
+        flag,
+    )
+    assert (type(reject.method), reject.method.delivery_tag, reject.method.requeue) == (
+        pika.spec.Basic.Reject,
+        tag,
+        flag,
+    )
     assert (type(nack.method), nack.method.delivery_tag) == (pika.spec.Basic.Nack, tag)
     assert (nack.method.multiple, nack.method.requeue) == (flag, not flag)
     assert {ack.channel_number, reject.channel_number, nack.channel_number} == {3}

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from amqptasks.app import App
 
+from amqptasks.app import App
 from amqptasks.errors import AppImportFailed, AppNotFound
 from amqptasks.worker.loading import find_app
 

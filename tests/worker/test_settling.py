@@ -100,7 +100,11 @@ def test_a_rejected_tag_counts_as_settled(loop):
     assert channel.acks == [(3, True)]
 
 
-@given(order=st.permutations(list(range(1, 30))), cuts=st.lists(st.integers(1, 28), max_size=6), lost=st.sets(st.integers(1, 29)))
+@given(
+    order=st.permutations(list(range(1, 30))),
+    cuts=st.lists(st.integers(1, 28), max_size=6),
+    lost=st.sets(st.integers(1, 29)),
+)
 def test_every_order_of_endings_settles_exactly_the_settled(order, cuts, lost):
     loop = asyncio.new_event_loop()
     channel = Channel(29)

@@ -226,6 +226,10 @@ class Thread(Child):
                 data = wire.gather(self._sock, data)
         return data
 
+    def _is_spent(self) -> bool:
+        """One thread must not end the others' process."""
+        return False
+
     def _put(self, message: bytes) -> None:
         with self._sending:
             wire.send(self._sock, message)

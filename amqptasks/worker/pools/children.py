@@ -10,22 +10,20 @@ import logging
 import os
 
 from amqptasks.backoff import exponential
-from amqptasks.errors import AmqptasksError, PoolFailed
+from amqptasks.errors import PoolFailed
 from amqptasks.worker import cpus
 from amqptasks.worker.outcome import LoadSpec, Manifest, Run
 from amqptasks.worker.pools import control, wire
 from amqptasks.worker.pools.base import Pool, Report
 from amqptasks.worker.pools.ledger import Ledger
-from amqptasks.worker.pools.slot import Slot
+from amqptasks.worker.pools.slot import Slot, by_load
 from amqptasks.worker.pools.spawner import Spawner, describe, open_spawner
+from amqptasks.worker.pools.zygotes import GRACE, Zygotes
 
 logger = logging.getLogger(__name__)
 
 FAILED_STARTS = 3
 """Children in a row that may end before they are ready, until `start` gives up."""
-
-GRACE = 2.0
-"""Seconds that idle children and a zygote have to close what they opened."""
 
 
 class ChildrenPool(Pool):
@@ -51,17 +49,13 @@ class ChildrenPool(Pool):
         self._alive_timeout = proc_alive_timeout or 0.0
         self._loop: asyncio.AbstractEventLoop
         self._ledger: Ledger
-        self._spec: LoadSpec
-        self._spawner: Spawner | None = None
-        self._retired: list[Spawner] = []
+        self._zygotes: Zygotes | None = None
         self._slots: dict[int, Slot] = {}
         self._numbers = 0
         self._failures = 0
         self._replaced = 0
         self._opening: asyncio.Future[None]
         self._retry: asyncio.TimerHandle | None = None
-        self._reloading: asyncio.Task[None] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._stopping = False
 
@@ -72,10 +66,8 @@ class ChildrenPool(Pool):
         self._ledger = Ledger(self._slots, report)
         self._opening = self._loop.create_future()
         spawner = self._load if isinstance(self._load, Spawner) else await open_spawner(self._load)
-        self._spec = spawner.spec
-        self._spawner = spawner
+        self._zygotes = Zygotes(spawner, self)
         self._configure(spawner.manifest)
-        spawner.listen(self)
         try:
             self._top_up()
             await self._opening
@@ -98,7 +90,7 @@ class ChildrenPool(Pool):
 
     async def resize(self, size: int) -> None:
         self._size = max(1, size)
-        staying = sorted((slot for slot in self._slots.values() if not slot.leaving), key=_by_load)
+        staying = sorted((slot for slot in self._slots.values() if not slot.leaving), key=by_load)
         for slot in staying[: max(0, len(staying) - self._processes)]:
             self._dismiss(slot)
         self._top_up()
@@ -106,14 +98,8 @@ class ChildrenPool(Pool):
 
     async def restart(self) -> None:
         """Load the app anew; raises what `start` raises, and goes on with the old one then."""
-        fresh = await open_spawner(self._spec)
-        if self._stopping:
-            await fresh.close(0)
+        if self._zygotes is None or not await self._zygotes.replace():
             return
-        if self._spawner is not None:
-            self._retired.append(self._spawner)
-        self._spawner = fresh
-        fresh.listen(self)
         for slot in list(self._slots.values()):
             self._dismiss(slot)
         self._close_unused()
@@ -121,12 +107,12 @@ class ChildrenPool(Pool):
 
     async def stop(self, timeout: float | None) -> bool:
         self._stopping = True
+        zygotes, self._zygotes = self._zygotes, None
+        if zygotes is None:
+            return True
+        zygotes.stop()
         if self._retry is not None:
             self._retry.cancel()
-        if self._reloading is not None:
-            self._reloading.cancel()
-        if self._spawner is None and not self._slots:
-            return True
         self._ledger.sharing.close()
         for slot in list(self._slots.values()):
             self._dismiss(slot)
@@ -138,10 +124,7 @@ class ChildrenPool(Pool):
         for slot in self._slots.values():
             slot.kill()
         await self._emptied(GRACE)
-        spawners = [*self._retired, self._spawner]
-        self._spawner = None
-        self._retired.clear()
-        await asyncio.gather(*(spawner.close(GRACE) for spawner in spawners if spawner), *self._closing)
+        await zygotes.close()
         return not busy
 
     def dump(self) -> None:
@@ -166,14 +149,15 @@ class ChildrenPool(Pool):
         return tuple(slot.pid for slot in self._slots.values() if slot.ready)
 
     @property
+    def zygote_pid(self) -> int | None:
+        """Of the process that forks children now; None while there is none."""
+        current = self._zygotes.current if self._zygotes is not None else None
+        return current.pid if current is not None else None
+
+    @property
     def replaced(self) -> int:
         """Children that ended without having been told to."""
         return self._replaced
-
-    @property
-    def manifest(self) -> Manifest | None:
-        """What was loaded last; None while the app is being loaded again."""
-        return self._spawner.manifest if self._spawner is not None else None
 
     def __repr__(self) -> str:
         busy = sum(1 for slot in self._slots.values() if slot.active)
@@ -190,6 +174,10 @@ class ChildrenPool(Pool):
     @property
     def _threads(self) -> int:
         return 1
+
+    def _fills(self, slot: Slot) -> bool:
+        """Whether there is no child in place of this one before it has ended."""
+        return True
 
     def _configure(self, manifest: Manifest) -> None:
         settings = manifest.settings
@@ -226,18 +214,18 @@ class ChildrenPool(Pool):
 
     def _top_up(self) -> None:
         self._retry = None
-        while self._spawner is not None and not self._stopping and len(self._slots) < self._processes:
+        zygotes = self._zygotes
+        if zygotes is None or zygotes.current is None:
+            return
+        living = sum(1 for slot in self._slots.values() if self._fills(slot))
+        for _ in range(living, self._processes):
             self._numbers += 1
-            slot = Slot(self._numbers, self._spawner, self._threads, self._read)
+            slot = Slot(self._numbers, zygotes.current, self._threads, self._read)
             self._slots[slot.number] = slot
             slot.timer = self._loop.call_later(self._alive_timeout, self._too_late, slot)
             slot.order(
                 control.ChildSettings(
-                    node=self._spec.node,
-                    number=slot.number,
-                    threads=self._threads,
-                    max_tasks=self._max_tasks,
-                    max_memory=self._max_memory,
+                    zygotes.spec.node, slot.number, self._threads, self._max_tasks, self._max_memory
                 )
             )
 
@@ -267,10 +255,8 @@ class ChildrenPool(Pool):
             self._came_up(slot, slot.receive())
         barren = not slot.ready and not slot.leaving
         self._bury(slot, reason)
-        if self._stopping:
-            return
         self._close_unused()
-        if barren:
+        if barren and not self._stopping:
             self._try_later(slot.complaint or reason)
         else:
             self._top_up()
@@ -312,46 +298,17 @@ class ChildrenPool(Pool):
     # --- what becomes of zygotes -------------------------------------------------------------------------
 
     def orphaned(self, spawner: Spawner, reason: str) -> None:
+        if not self._stopping:
+            logger.error("the process that forks children ended: %s; starting another", reason)
         orphans = [slot for slot in self._slots.values() if slot.spawner is spawner]
         for slot in orphans:
             slot.ensure_dead()
             del self._slots[slot.number]
-        if spawner is self._spawner:
-            self._spawner = None
+        if self._zygotes is not None:
+            self._zygotes.lose(spawner, self._top_up)
         for slot in orphans:
             self._bury(slot, f"the process that forked it ended: {reason}", innocent=True)
-        if self._stopping or self._spawner is not None:
-            return
-        logger.error("the process that forks children ended: %s; starting another", reason)
-        self._reloading = self._loop.create_task(self._reload())
-
-    async def _reload(self) -> None:
-        """Have a zygote again, however often it takes."""
-        attempts = 0
-        while self._spawner is None:
-            try:
-                spawner = await open_spawner(self._spec)
-            except AmqptasksError as error:
-                if not self._opening.done():
-                    self._opening.set_exception(error)
-                    return
-                logger.error("cannot load the app again: %s", error)
-                await asyncio.sleep(exponential(attempts, factor=0.1, maximum=10))
-                attempts += 1
-                continue
-            self._spawner = spawner
-            spawner.listen(self)
-        self._top_up()
 
     def _close_unused(self) -> None:
-        """A zygote that was replaced ends with the last of its children."""
-        for spawner in list(self._retired):
-            if not any(slot.spawner is spawner for slot in self._slots.values()):
-                self._retired.remove(spawner)
-                closing = self._loop.create_task(spawner.close(GRACE))
-                self._closing.add(closing)
-                closing.add_done_callback(self._closing.discard)
-
-
-def _by_load(slot: Slot) -> int:
-    return len(slot.held)
+        if self._zygotes is not None:
+            self._zygotes.close_unused([slot.spawner for slot in self._slots.values()])

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from amqptasks.worker.outcome import Run
 from amqptasks.worker.pools import wire
-from amqptasks.worker.pools.slot import Slot
+from amqptasks.worker.pools.slot import Slot, by_load
 
 WINDOW = 16
 """Runs that a child may hold at most."""
@@ -85,7 +85,7 @@ class Sharing:
         if self._paused:
             return
         window = self._window
-        roomy = deque(sorted((slot for slot in self._slots.values() if slot.has_room(window)), key=_by_load))
+        roomy = deque(sorted((slot for slot in self._slots.values() if slot.has_room(window)), key=by_load))
         while self._waiting and roomy:
             slot = roomy.popleft()
             if wire.is_large(self._waiting[0]) and not slot.is_free:
@@ -134,7 +134,7 @@ class Sharing:
         """A child is idle and nothing waits: it gets half of what waits behind others."""
         if len(self._slots) < 2:
             return
-        fullest = max(self._slots.values(), key=_by_load)
+        fullest = max(self._slots.values(), key=by_load)
         if fullest.excess <= 0:
             return
         runs = fullest.take_back((fullest.excess + 1) // 2)
@@ -165,10 +165,6 @@ class Sharing:
         if self._tick_due is not None:
             self._tick_due.cancel()
             self._tick_due = None
-
-
-def _by_load(slot: Slot) -> int:
-    return len(slot.held)
 
 
 def _by_key(run: Run) -> int:

@@ -26,7 +26,16 @@ def ignore_group_signals() -> None:
 
 def restore_after_fork() -> None:
     """From now on, a process forked from this one has the default actions. Called in a child."""
-    os.register_at_fork(after_in_child=_restore)
+    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_restore)
+
+
+def _hold() -> None:
+    """A signal that comes between the fork and its restored action waits for that."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, GROUP)
+
+
+def _release() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP)
 
 
 def _restore() -> None:
@@ -34,6 +43,7 @@ def _restore() -> None:
         if signal.getsignal(number) is _nothing:
             default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, default)
+    _release()
 
 
 def dump_on_usr1() -> None:

@@ -248,3 +248,8 @@ class Slot:
     def __repr__(self) -> str:
         state = "busy" if self.active else "idle" if self.ready else "starting"
         return f"<Slot {self.number} pid {self.pid} {state} | holds {len(self.held)}>"
+
+
+def by_load(slot: Slot) -> int:
+    """For sorting: the least loaded first."""
+    return len(slot.held)

@@ -1,70 +1,104 @@
-"""An app that needs no app: a loader and an executor whose tasks are words in the body. Lives in the children."""
+"""An app that needs no app: its tasks are words in the body. `load` is the loader that the zygote calls."""
 
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 
 from amqptasks.amqp import Parcel
 from amqptasks.errors import AppNotFound, SoftTimeLimitExceeded
-from amqptasks.worker.outcome import Cause, LoadSpec, Manifest, Outcome, Run
+from amqptasks.worker.outcome import Cause, LoadSpec, Manifest, Outcome, Run, Verdict
 from amqptasks.worker.pools.base import Loaded
+
+LOADER = f"{__name__}:load"
 
 
 def parcel(body: bytes) -> Parcel:
     return Parcel("replies", "client", b"header", body, "message-1", "drop")
 
 
+def append(path: str, line: str) -> None:
+    """One write, so that lines of several processes do not mix."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{line}\n".encode())
+    os.close(descriptor)
+
+
 class FakeExecutor:
-    """Body: a word and its arguments, in words."""
+    """A body is a word and its arguments; the word names the method."""
+
+    def __init__(self) -> None:
+        self.closing = ""
 
     def run(self, run: Run, started: Callable[[Sequence[Parcel]], None]) -> Outcome:
         if run.cause is not Cause.RUN:
             return Outcome(state=f"{run.cause.name}:{run.detail}")
         word, *args = run.delivery.body[:200].decode().split(" ")
-        if word == "early-death":
+        if word == "unreadable":
             os.kill(os.getpid(), signal.SIGKILL)
-        started(())
+        if word == "tracked":
+            started((parcel(b"STARTED"),))
+        else:
+            started(())
         return getattr(self, word)(run, *args)
 
     def close(self) -> None:
-        path = os.environ.get("FAKE_CLOSED")
-        if path:
-            with open(path, "a") as file:
-                file.write(f"{os.getpid()}\n")
+        if self.closing:
+            append(self.closing, "closed")
 
     def noop(self, run: Run) -> Outcome:
         return Outcome(state="SUCCESS")
 
-    def echo(self, run: Run, *words: str) -> Outcome:
-        return Outcome(publish=(parcel(run.delivery.header + b"|" + run.delivery.body),), state="SUCCESS")
+    tracked = noop
 
-    def size(self, run: Run, size: str, *_: str) -> Outcome:
+    def describe(self, run: Run) -> Outcome:
+        return Outcome(Verdict.REQUEUE, (parcel(repr(run).encode()), parcel(b"second")), "SUCCESS")
+
+    def answer(self, run: Run, size: str, *_: str) -> Outcome:
+        """An outcome of `size` bytes, which says how long the body was."""
         return Outcome(publish=(parcel(b"x" * int(size)),), state=str(len(run.delivery.body)))
 
     def pid(self, run: Run) -> Outcome:
         return Outcome(state=str(os.getpid()))
+
+    def thread(self, run: Run) -> Outcome:
+        return Outcome(state=threading.current_thread().name)
 
     def sleep(self, run: Run, seconds: str) -> Outcome:
         time.sleep(float(seconds))
         return Outcome(state="SUCCESS")
 
     def patient(self, run: Run, seconds: str) -> Outcome:
+        """Sleeps, and minds its soft limit."""
         try:
             time.sleep(float(seconds))
         except SoftTimeLimitExceeded as limit:
-            return Outcome(state=f"soft {limit}")
+            return Outcome(state=f"soft limit {limit}")
         return Outcome(state="SUCCESS")
 
     def append(self, run: Run, path: str, seconds: str = "0") -> Outcome:
-        with open(path, "a") as file:
-            file.write(f"{run.key} {os.getpid()}\n")
+        append(path, f"start {run.key}")
         time.sleep(float(seconds))
+        append(path, f"end {run.key}")
+        return Outcome(state="SUCCESS")
+
+    def until(self, run: Run, path: str) -> Outcome:
+        """Runs until a file is there."""
+        while not os.path.exists(path):
+            time.sleep(0.005)
+        return Outcome(state="SUCCESS")
+
+    def at_close(self, run: Run, path: str) -> Outcome:
+        self.closing = path
         return Outcome(state="SUCCESS")
 
     def exit(self, run: Run, status: str) -> Outcome:
         sys.exit(int(status))
+
+    def leave(self, run: Run, status: str) -> Outcome:
+        os._exit(int(status))
 
     def die(self, run: Run, number: str) -> Outcome:
         os.kill(os.getpid(), int(number))
@@ -72,7 +106,20 @@ class FakeExecutor:
         return Outcome()
 
     def hog(self, run: Run, mebibytes: str) -> Outcome:
-        return Outcome(state=str(len(b"x" * (int(mebibytes) << 20)) and os.getpid()))
+        kept = b"x" * (int(mebibytes) << 20)
+        return Outcome(state=str(os.getpid() if kept else 0))
+
+    def spawn(self, run: Run) -> Outcome:
+        """A process that the task forks can be terminated as anywhere."""
+        pid = os.fork()
+        if not pid:
+            time.sleep(30)
+            os._exit(0)
+        os.kill(pid, signal.SIGTERM)
+        return Outcome(state=str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+
+    def raises(self, run: Run) -> Outcome:
+        raise ValueError("an executor never raises")
 
 
 def load(spec: LoadSpec) -> Loaded:
@@ -85,11 +132,17 @@ def load(spec: LoadSpec) -> Loaded:
             sys.exit(3)
         case "dies":
             os.kill(os.getpid(), signal.SIGKILL)
-        case "stillborn":
-            return Loaded(Manifest(spec.app, {}, (), {}), stillborn)
-    settings = dict(spec.overrides) | {"path": tuple(sys.path), "cwd": os.getcwd()}
-    return Loaded(Manifest(spec.app, settings, (), {}), FakeExecutor)
+        case "threads":
+            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    settings = {**spec.overrides, "sys.path": tuple(sys.path), "cwd": os.getcwd()}
+    make = stillborn if spec.app == "stillborn" else slow_start if spec.app == "slow" else FakeExecutor
+    return Loaded(Manifest(spec.app, settings, (), {}), make)
 
 
 def stillborn() -> FakeExecutor:
     raise RuntimeError("no executor today")
+
+
+def slow_start() -> FakeExecutor:
+    time.sleep(60)
+    return FakeExecutor()

@@ -1,0 +1,1 @@
+"""Applications that the integration suite starts as workers, and calls."""

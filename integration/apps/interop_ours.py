@@ -1,0 +1,17 @@
+"""The amqptasks side: `make` for clients in the test's own process, `app` for the worker."""
+
+import os
+from typing import Any
+
+from amqptasks import App
+from integration.apps.interop_steps import register
+
+
+def make(broker_url: str, **settings: Any) -> App:
+    given = {"task_default_queue": "ours", "accept_content": ["json", "pickle", "msgpack", "yaml"]} | settings
+    app = App("interop", broker=broker_url, **given)
+    register(app, "amqptasks")
+    return app
+
+
+app = make(os.environ.get("AMQPTASKS_BROKER_URL", "memory://"))

@@ -1,0 +1,89 @@
+"""Calls and answers at the level of messages: every reply counts, also one that no client waits for."""
+
+import asyncio
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from amqptasks import protocol
+from amqptasks.amqp import Address, Delivery, Queue
+from amqptasks.serialization import accept_set
+from amqptasks.transport import codec
+
+from .links import Inbox, fates, linked, until
+
+REPLIES = "fault-replies"
+TASKS = "amqptasks"
+
+
+def call(
+    task: str,
+    *args: Any,
+    queue: str = TASKS,
+    reply_to: str = REPLIES,
+    task_id: str = "",
+    headers: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Any:
+    """A parcel that calls a task on `queue` by the default exchange."""
+    message = protocol.TaskMessage(
+        id=task_id or str(uuid.uuid4()), task=task, args=args, reply_to=reply_to, headers=headers or {}, **options
+    )
+    return codec.pack(protocol.encode(message, Address("", queue)))
+
+
+def post(url: str, parcels: Sequence[Any]) -> list[Any]:
+    """Publish, and what became of each (None: in a queue)."""
+
+    async def scenario() -> list[Any]:
+        async with linked(url) as link:
+            await link.declare(Queue(REPLIES, arguments={"x-queue-type": "quorum"}))
+            return await fates(link, parcels)
+
+    return asyncio.run(scenario())
+
+
+def send(url: str, parcels: Sequence[Any]) -> None:
+    """Publish; every one is in a queue when this returns."""
+    answers = post(url, parcels)
+    refused = [answer for answer in answers if answer is not None]
+    assert not refused, refused[:3]
+
+
+def count(url: str, queue: str) -> int:
+    """Messages ready in a queue."""
+
+    async def scenario() -> int:
+        async with linked(url) as link:
+            (info,) = await link.declare(Queue(queue), passive=True)
+            return info.messages
+
+    return asyncio.run(scenario())
+
+
+def take(url: str, queue: str, number: int | None = None) -> list[Delivery]:
+    """Consume `number` messages of a queue, or all that lie in it."""
+
+    async def scenario() -> list[Delivery]:
+        async with linked(url) as link:
+            (info,) = await link.declare(Queue(queue), passive=True)
+            wanted = info.messages if number is None else number
+            inbox = Inbox()
+            await link.consume(queue, inbox.deliveries.append, inbox.cancelled.append, prefetch=0, no_ack=True)
+            await until(lambda: len(inbox.deliveries) >= wanted, f"{wanted} messages in {queue}", 20)
+            return inbox.deliveries
+
+    return asyncio.run(scenario())
+
+
+def answers(url: str, number: int | None = None) -> list[dict[str, Any]]:
+    """Result messages in the reply queue, decoded: `task_id`, `status`, `result` ..."""
+    accept = accept_set(["json"])
+    return [
+        protocol.decode_result(codec.unpack(delivery), accept=accept, limit=1 << 20)
+        for delivery in take(url, REPLIES, number)
+    ]
+
+
+def headers(delivery: Delivery) -> Mapping[str, Any]:
+    return codec.unpack(delivery).properties.headers or {}

@@ -1,0 +1,60 @@
+"""A worker's child for tests: takes messages off an app's queues, runs them with the real executor, in this thread."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+from amqptasks import App
+from amqptasks.amqp import Delivery
+from amqptasks.errors import NotFound
+from amqptasks.worker.executor import Executor
+from amqptasks.worker.outcome import Outcome, Run
+
+LONGEST = 5.0
+
+
+class Work:
+    """Call it to run what lies in a queue; `outcomes` holds what came of it."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self.outcomes: list[Outcome] = []
+        self.deliveries: list[Delivery] = []
+        self._keys = itertools.count(1)
+        self._executor: Executor | None = None
+
+    def __call__(self, count: int | None = None, queue: str = "amqptasks") -> int:
+        """Run `count` messages, waiting for each; without a count, those that are there. Return how many ran."""
+        ran = 0
+        while count is None or ran < count:
+            delivery = self.take(queue, LONGEST if count is not None else 0.0)
+            if delivery is None:
+                assert count is None, f"only {ran} of {count} messages came within {LONGEST} s"
+                return ran
+            self.run(delivery)
+            ran += 1
+        return ran
+
+    def take(self, queue: str, seconds: float) -> Delivery | None:
+        """Return the next message; wait for it until a deadline."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                delivery = self.app.connection.get(queue)
+            except NotFound:
+                delivery = None
+            if delivery is not None or time.monotonic() >= deadline:
+                return delivery
+
+    def run(self, delivery: Delivery) -> Outcome:
+        self._executor = self._executor or Executor(self.app, "w1@test")
+        self.deliveries.append(delivery)
+        outcome = self._executor.run(Run(next(self._keys), delivery), self._publish)
+        self.outcomes.append(outcome)
+        self._publish(outcome.publish)
+        return outcome
+
+    def _publish(self, parcels: object) -> None:
+        if parcels:
+            self.app.connection.publish(list(parcels))  # type: ignore[call-overload]
