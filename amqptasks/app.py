@@ -128,6 +128,7 @@ class App(Client):
         if name is None:
             name = self.gen_task_name(function.__name__, function.__module__)
             naming.warn_of_hidden_name(function, name)
+            return self._bind(make_task(function, name, base, given, self), named=False)
         return self._bind(make_task(function, name, base, given, self))
 
     def register_task(self, task: AnyTask | type[AnyTask]) -> AnyTask:
@@ -138,8 +139,8 @@ class App(Client):
         made._app = self
         return self._bind(made)
 
-    def _bind(self, task: AnyTask) -> AnyTask:
-        registered = self._registrar.add(task)
+    def _bind(self, task: AnyTask, *, named: bool = True) -> AnyTask:
+        registered = self._registrar.add(task, named=named)
         if registered is task:
             self._annotate(task)
             task.on_bound(self)

@@ -41,8 +41,11 @@ class Registrar:
         self._sources: dict[tuple[str, int, str], str] = {}
         self._lock = threading.RLock()
 
-    def add(self, task: AnyTask) -> AnyTask:
-        """Register; return what is registered under the name now: of two functions, the first."""
+    def add(self, task: AnyTask, *, named: bool = True) -> AnyTask:
+        """Register; return what is registered under the name now: of two functions, the first.
+
+        `named`: the user chose the name, so that the same function under another name is no mistake.
+        """
         function = getattr(task, "__wrapped__", None)
         with self._lock:
             known = self.tasks.get(task.name)
@@ -51,7 +54,8 @@ class Registrar:
                 if not naming.same_function(first, function):
                     naming.warn_of_duplicate(task.name, first, function)
                     return known
-            self._note_source(function, task.name)
+            if not named:
+                self._note_source(function, task.name)
             self.tasks[task.name] = task
         return task
 

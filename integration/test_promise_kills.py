@@ -17,7 +17,7 @@ from broker import PrivateNode
 
 from integration.support import WorkerProcess, wait_until
 from integration.support.calls import answers, call, count, send
-from integration.support.effects import Effects
+from integration.apps.fault_effects import Effects
 
 FULL = os.environ.get("AMQPTASKS_TEST_FAULTS") == "full"
 TASKS = 10_000 if FULL else 1_500
@@ -72,8 +72,8 @@ class Run:
 
     def go(self, task: str, kill: Callable[[], None], kills: int) -> Figures:
         """Run all tasks, spread the kills evenly over their progress, and count."""
+        self.start_worker()  # first, because it declares the queue
         send(self.url, [call(f"integration.apps.fault_tasks.{task}", n, SECONDS) for n in range(TASKS)])
-        self.start_worker()
         for number in range(kills):
             self._progressed(TASKS * (number + 1) // (kills + 2))
             kill()

@@ -150,6 +150,34 @@ def test_a_reloaded_module_replaces_its_tasks_without_a_word(module: Callable[..
     assert app.tasks["r.f"]() == 2
 
 
+def test_two_functions_of_one_factory_and_name_warn() -> None:
+    app = App()
+
+    def make(number: int) -> None:
+        @app.task
+        def same() -> int:
+            return number
+
+    make(1)
+
+    with pytest.warns(DuplicateTaskNameWarning):
+        make(2)
+
+
+def test_a_function_may_be_given_two_names_on_purpose() -> None:
+    app = App()
+
+    def add() -> int:
+        return 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        app.task(name="new.add")(add)
+        app.task(name="old.add")(add)
+
+    assert {"new.add", "old.add"} <= set(app.tasks)
+
+
 def test_one_function_under_two_names_warns(module: Callable[..., Path]) -> None:
     app = App("proj")
     home.app = app

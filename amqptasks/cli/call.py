@@ -18,6 +18,7 @@ from amqptasks.errors import AmqptasksError
 from amqptasks.options import SendOptions, moment
 from amqptasks.result import AsyncResult
 from amqptasks.waiting import RemoteTraceback
+from amqptasks.worker.loading import import_tasks
 
 
 def _json_of(kind: type[Any], written: str) -> Any:
@@ -134,7 +135,7 @@ def _value(text: str) -> Any:
 
 def _checked(app: App, name: str) -> Any:
     """Return the task. A call of a name that nobody knows would end in a dead-letter queue."""
-    app.import_modules()
+    import_tasks(app)
     if name in app.tasks:
         return app.tasks[name]
     near = difflib.get_close_matches(name, list(app.tasks), n=1)

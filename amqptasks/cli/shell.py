@@ -12,6 +12,7 @@ from amqptasks.app import App
 from amqptasks.cli.apps import load_app
 from amqptasks.cli.options import Common, common_options
 from amqptasks.cli.output import Failure
+from amqptasks.worker.loading import import_tasks
 
 
 @click.command("shell")
@@ -37,7 +38,7 @@ def command(text: str | None, plain: bool) -> None:
 
 def namespace(app: App) -> dict[str, Any]:
     """Return what the shell knows: `app`, and the tasks by the last part of their names."""
-    app.import_modules()
+    import_tasks(app)
     tasks = {name.rpartition(".")[2]: task for name, task in app.tasks.items()}
     return {"__name__": "__main__", **tasks, "app": app}
 

@@ -129,7 +129,7 @@ def _settings(_context: click.Context, _parameter: click.Parameter, words: tuple
     "-f",
     "--logfile",
     metavar="PATH",
-    help="Log into this file instead of stderr; %n, %h, %d as in -n, and %I: one file per child.",
+    help="Log into this file instead of stderr, parent and children alike; %n, %h, %d as in -n.",
 )
 @click.option(
     "-Q",
@@ -188,6 +188,7 @@ def _settings(_context: click.Context, _parameter: click.Parameter, words: tuple
 @click.option(
     "-O",
     "--optimization",
+    expose_value=False,
     type=click.Choice(["default", "fair"]),
     help="For Celery's command lines. Both mean fair, which is always on: no task waits behind a long one "
     "while a child is idle.",
@@ -204,14 +205,19 @@ def _settings(_context: click.Context, _parameter: click.Parameter, words: tuple
 @click.option(
     "--without-gossip",
     is_flag=True,
+    expose_value=False,
     help="For Celery's command lines. Workers do not talk to each other here: there is nothing to save.",
 )
 @click.option(
-    "--without-mingle", is_flag=True, help="For Celery's command lines. No worker waits for others at start."
+    "--without-mingle",
+    is_flag=True,
+    expose_value=False,
+    help="For Celery's command lines. No worker waits for others at start.",
 )
 @click.option(
     "--without-heartbeat",
     is_flag=True,
+    expose_value=False,
     help="For Celery's command lines. No heartbeat events are sent; the connection's own heartbeats stay, "
     "which -- broker_heartbeat=0 turns off.",
 )
@@ -240,7 +246,6 @@ def command(settings: dict[str, str], exclude_queues: tuple[str, ...] | None, **
             include=include,
             colour=False if common.no_color else None,
             quiet=common.quiet,
-            traceback=common.traceback,
             **options,
         )
     )

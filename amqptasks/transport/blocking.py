@@ -14,11 +14,10 @@ import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from amqptasks.transport.codec import pack
-
 from amqptasks.amqp import Arguments, Delivery, Entity, Envelope, Parcel, Queue, QueueInfo
 from amqptasks.errors import AmqptasksError, TransportError
 from amqptasks.transport.base import Connect, Link, OnDelivery, ServerInfo
+from amqptasks.transport.codec import pack
 from amqptasks.transport.io_thread import IoThread
 from amqptasks.transport.publisher import LIMIT_BYTES, LIMIT_MESSAGES, RetryPolicy
 from amqptasks.transport.subscribing import OnLost, OnRestored, Wanted

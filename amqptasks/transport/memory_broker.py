@@ -14,8 +14,6 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from amqptasks.transport.codec import decode_header
-
 from amqptasks.amqp import Address, Parcel
 from amqptasks.errors import (
     AccessRefused,
@@ -26,6 +24,7 @@ from amqptasks.errors import (
     TransportError,
     Unroutable,
 )
+from amqptasks.transport.codec import decode_header
 from amqptasks.transport.memory_deaths import died, dies_in_circles
 from amqptasks.transport.memory_queue import MemoryQueue, Reason, Stored, Subscription
 from amqptasks.transport.memory_routing import PREDECLARED, MemoryExchange

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from amqptasks.transport.codec import decode_header, encode_header
-
 from amqptasks.amqp import Arguments, Delivery
 from amqptasks.errors import AccessRefused, ChannelClosed, ConnectionLost, NotFound, TransportError
 from amqptasks.transport import memory_declare
 from amqptasks.transport.base import OnCancel, OnDelivery
+from amqptasks.transport.codec import decode_header, encode_header
 from amqptasks.transport.memory_broker import BrokerLink, MemoryBroker
 from amqptasks.transport.memory_queue import Stored, Subscription
 

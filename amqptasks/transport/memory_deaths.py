@@ -6,9 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from amqptasks.transport.codec import decode_header, encode_header
-
 from amqptasks.amqp import Properties
+from amqptasks.transport.codec import decode_header, encode_header
 from amqptasks.transport.memory_queue import Reason, Stored
 
 

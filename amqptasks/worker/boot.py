@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 
 from amqptasks import signals
 from amqptasks.app import App
 from amqptasks.worker import manifest
 from amqptasks.worker.executor import Executor
-from amqptasks.worker.loading import find_app
+from amqptasks.worker.loading import find_app, import_tasks
 from amqptasks.worker.logging import LogSetup, install, redirect_stdouts
 from amqptasks.worker.options import WorkerOptions
 from amqptasks.worker.outcome import LoadSpec
@@ -40,9 +39,7 @@ def loaded(app: App, spec: LoadSpec) -> Loaded:
     """As `load`, for an app at hand, and without touching the log."""
     options: WorkerOptions = spec.options
     app.conf.update(spec.overrides)
-    for module in options.include:
-        importlib.import_module(module)
-    app.import_modules()
+    import_tasks(app, options.include, options.workdir or None)
     app.finalize()
     signals.worker_init.send(sender=None)
     made = manifest.build(app, queues=options.queues, exclude=options.exclude_queues)

@@ -12,7 +12,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, TypeVar
@@ -43,6 +43,19 @@ def find_app(spec: str, workdir: str | os.PathLike[str] | None = None) -> App:
         return reached.app
     finally:
         app_loading.active = False
+
+
+def import_tasks(
+    app: App, modules: Iterable[str] = (), workdir: str | os.PathLike[str] | None = None
+) -> None:
+    """Import `modules` (those of `-I`) and what the app's settings name, so that all its tasks are registered.
+
+    Raises AppImportFailed when a module is missing or the user's code raised.
+    """
+    folder = Path(workdir or Path.cwd()).resolve()
+    for module in modules:
+        _guarded(lambda module=module: importlib.import_module(module), f"importing {module} (-I)", folder)
+    _guarded(app.import_modules, "importing what `include` and `imports` name", folder)
 
 
 def _put_on_path(folder: Path) -> None:
@@ -258,7 +271,7 @@ def _guarded(call: Callable[[], R], doing: str, folder: Path) -> R:
 
 def _users_frames(start: TracebackType | None) -> traceback.StackSummary:
     """Return the frames of the user's code: neither ours nor the import machinery's."""
-    machinery = ("<frozen ", str(importlib.__file__), __file__)
+    machinery = ("<frozen ", str(importlib.__file__), str(sys.modules[App.__module__].__file__), __file__)
     frames = [frame for frame in traceback.extract_tb(start) if not frame.filename.startswith(machinery)]
     return traceback.StackSummary.from_list(frames)
 

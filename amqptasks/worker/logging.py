@@ -46,14 +46,12 @@ class LogSetup:
     """Take the root logger from whoever configured it."""
 
     @classmethod
-    def of(
-        cls, options: WorkerOptions, settings: Mapping[str, Any] | None = None, index: int = 0
-    ) -> LogSetup:
-        """Return what the command line says and, once the app is loaded, its settings; `index`: a child."""
+    def of(cls, options: WorkerOptions, settings: Mapping[str, Any] | None = None) -> LogSetup:
+        """Return what the command line says and, once the app is loaded, its settings."""
         known = settings or {}
         return cls(
             level=options.loglevel,
-            path=expand(options.logfile, options.node, index) if options.logfile else None,
+            path=expand(options.logfile, options.node) if options.logfile else None,
             colour=options.colour if options.colour is not None else known.get("worker_log_color"),
             line=known.get("worker_log_format", FORMAT),
             dates=known.get("worker_log_datefmt"),

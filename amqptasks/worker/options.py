@@ -42,33 +42,21 @@ class WorkerOptions:
     """Seconds."""
     soft_time_limit: float | None = None
     """Seconds."""
-    optimization: str | None = None
-    """`fair` or `default`: accepted for Celery's users, both fair."""
     purge: bool = False
     """Empty the queues before consuming."""
-    without_gossip: bool = False
-    without_mingle: bool = False
-    without_heartbeat: bool = False
 
     loglevel: str = "WARNING"
     logfile: str | None = None
-    """A path with %h %n %d %i; None is stderr."""
+    """A path with %h %n %d; None is stderr. One file for all processes of the worker."""
     colour: bool | None = None
     """None: the settings decide, else colour when stderr is a terminal."""
     quiet: bool = False
     """No banner."""
-    traceback: bool = False
-    """Show whole tracebacks of errors that stop the worker."""
 
     @property
     def node(self) -> str:
         """The node's name, `name@host`, unique among the workers of a broker."""
         return node_name(self.hostname)
-
-    @property
-    def logpath(self) -> str | None:
-        """The log file's path, expanded; None is stderr."""
-        return expand(self.logfile, self.node) if self.logfile else None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -88,12 +76,6 @@ class WorkerOptions:
         return {**self.overrides, **given}
 
 
-def concurrency(options: WorkerOptions, setting: int | None = None) -> int:
-    """Return the pool's slots: the option, else the setting, else the CPUs that this process may use."""
-    said = options.concurrency if options.concurrency is not None else setting
-    return said or cpus.available()
-
-
 def node_name(pattern: str, host: str | None = None) -> str:
     """Return `name@host` for what `-n` says; `w1@%h`, `w1@` and `@web` are completed, a bare `web` is a host.
 
@@ -104,10 +86,10 @@ def node_name(pattern: str, host: str | None = None) -> str:
     return expand(f"{name or DEFAULT_NAME}@{place or host}", f"{host.partition('.')[0]}@{host}")
 
 
-def expand(pattern: str, node: str, index: int = 0) -> str:
-    """Replace %h (host), %n (name), %d (domain), %p (the whole node), %i (process index), %I (`-` and index).
+def expand(pattern: str, node: str) -> str:
+    """Replace %h (host), %n (name), %d (domain) and %p (the whole node name) in a node's name or a path.
 
-    Index 0 is the worker itself: %i is `0`, %I is empty, so `%n%I.log` is one file for it and one a child.
+    Celery's %i and %I number the children, for a log file each; here all write into one: `0`, and nothing.
     """
     name, _, host = node.partition("@")
     _, _, domain = host.partition(".")
@@ -116,8 +98,8 @@ def expand(pattern: str, node: str, index: int = 0) -> str:
         "n": name,
         "d": domain,
         "p": node,
-        "i": str(index),
-        "I": f"-{index}" if index else "",
+        "i": "0",
+        "I": "",
         "%": "%",
     }
     text, rest = "", pattern

@@ -60,14 +60,16 @@ class Shutdown:
         self.changed.set()
 
     def _announce(self) -> None:
+        # Told by the program that holds the worker, it need not be said.
+        level = logging.WARNING if self.signal is not None else logging.INFO
         if self.phase is Phase.WARM:
-            logger.warning("worker: Warm shutdown (MainProcess)")
+            logger.log(level, "worker: Warm shutdown (MainProcess)")
             if self.signal is signal.SIGINT:
                 logger.warning(
                     "worker: Hitting Ctrl+C again will initiate cold shutdown, terminating all running tasks!"
                 )
         elif self.phase is Phase.COLD:
-            logger.warning("worker: Cold shutdown (MainProcess)")
+            logger.log(level, "worker: Cold shutdown (MainProcess)")
 
     async def reached(self, phase: Phase) -> None:
         """Wait until the phase is at least `phase`."""

@@ -111,7 +111,7 @@ class Worker:
         await self.publisher.start()
         if self.options.purge:
             logger.warning("purged %d messages", await self.consumers.purge())
-        logger.warning("%s", banner.ready_line(self.options.node))
+        self._say_ready()
         if self._on_ready is not None:
             self._on_ready()
         await self.consumers.run()
@@ -194,6 +194,12 @@ class Worker:
             print(banner.render(manifest, self.options, self.pool), file=out, flush=True)
         for warning in manifest.warnings:
             logger.warning("%s", warning)
+
+    def _say_ready(self) -> None:
+        line = banner.ready_line(self.options.node)
+        logger.info("%s", line)
+        if self._out is not None and not logger.isEnabledFor(logging.INFO):
+            print(line, file=self._out, flush=True)
 
     def dump_stacks(self) -> None:
         """Write the stacks of the parent and of its children to stderr."""

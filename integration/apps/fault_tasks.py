@@ -12,7 +12,7 @@ import threading
 import time
 
 from amqptasks import App
-from integration.support.effects import Effects
+from integration.apps.fault_effects import Effects
 
 app = App("fault")
 effects = Effects(os.environ["FAULT_EFFECTS"])

@@ -21,7 +21,7 @@ class CardRefused(Exception):
 
 def register(app: Any, side: str) -> None:
     """Give `app` every task here, named `interop.*`; `side` is what its workers answer when asked who they are."""
-    for function in (add, echo, kinds, divide, refuse, hide, crash, note):
+    for function in (add, echo, kinds, divide, refuse, hide, crash, sleep, note):
         app.task(name=f"interop.{function.__name__}")(function)
     for function in (told, flaky, busy):
         app.task(name=f"interop.{function.__name__}", bind=True, max_retries=5)(function)
@@ -82,6 +82,10 @@ def hide(reason: str) -> None:
 
 def crash() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
 
 
 def note(value: Any, path: str) -> None:

@@ -87,7 +87,9 @@ class Inbox:
         )
 
     async def has(self, number: int) -> list[Delivery]:
-        await until(lambda: len(self.deliveries) >= number, f"{number} deliveries, not {len(self.deliveries)}")
+        await until(
+            lambda: len(self.deliveries) >= number, f"{number} deliveries, not {len(self.deliveries)}"
+        )
         return self.deliveries
 
 
@@ -123,7 +125,9 @@ class LinkContract:
         await link.close()
 
     @on_loop
-    async def test_a_message_that_no_queue_is_bound_for_is_unroutable(self, connect: Connect, name: str) -> None:
+    async def test_a_message_that_no_queue_is_bound_for_is_unroutable(
+        self, connect: Connect, name: str
+    ) -> None:
         link = await connect()
 
         [fate] = await send(link, message(name))
@@ -133,7 +137,9 @@ class LinkContract:
         await link.close()
 
     @on_loop
-    async def test_an_unroutable_message_costs_its_neighbours_nothing(self, connect: Connect, name: str) -> None:
+    async def test_an_unroutable_message_costs_its_neighbours_nothing(
+        self, connect: Connect, name: str
+    ) -> None:
         link = await connect()
         await link.declare(Queue(name, arguments=QUORUM))
 
@@ -150,7 +156,9 @@ class LinkContract:
         link = await connect()
         await link.declare(Queue(name, arguments=QUORUM))
 
-        fates = await send(link, message(name), message("k", exchange=name + "?"), message(name), message(name))
+        fates = await send(
+            link, message(name), message("k", exchange=name + "?"), message(name), message(name)
+        )
 
         assert [type(fate) for fate in fates] == [type(None), NotFound, type(None), type(None)]
         assert await count(link, name) >= 3  # a neighbour may have been sent twice
@@ -194,7 +202,9 @@ class LinkContract:
     async def test_a_topic_exchange_matches_words(self, connect: Connect, name: str) -> None:
         link = await connect()
         queues = {pattern: f"{name}-{number}" for number, pattern in enumerate(["a.*", "a.#", "#.c", "*"])}
-        await link.declare(Exchange(name, "topic"), *(Queue(queue, arguments=CLASSIC) for queue in queues.values()))
+        await link.declare(
+            Exchange(name, "topic"), *(Queue(queue, arguments=CLASSIC) for queue in queues.values())
+        )
         await link.declare(*(Binding(name, queue, pattern) for pattern, queue in queues.items()))
 
         await send(link, *(message(key, exchange=name) for key in ("a", "a.b", "a.b.c", "c")))
@@ -312,7 +322,9 @@ class LinkContract:
         await link.close()
 
     @on_loop
-    async def test_what_is_given_back_comes_again_at_its_place_and_says_so(self, connect: Connect, name: str) -> None:
+    async def test_what_is_given_back_comes_again_at_its_place_and_says_so(
+        self, connect: Connect, name: str
+    ) -> None:
         link, inbox, after = await connect(), Inbox(), Inbox()
         await link.declare(Queue(name, arguments=CLASSIC))
         await send(link, *(message(name, b"%d" % number) for number in range(4)))
@@ -454,7 +466,9 @@ class LinkContract:
         await link.close()
 
     @on_loop
-    async def test_a_single_active_consumer_is_followed_by_the_next(self, connect: Connect, name: str) -> None:
+    async def test_a_single_active_consumer_is_followed_by_the_next(
+        self, connect: Connect, name: str
+    ) -> None:
         link, first, second = await connect(), Inbox(), Inbox()
         await link.declare(Queue(name, arguments={**QUORUM, "x-single-active-consumer": True}))
         consumer = await first.consume(link, name, no_ack=True)
@@ -483,7 +497,9 @@ class LinkContract:
         )
 
     @on_loop
-    async def test_a_rejected_message_is_dead_lettered_with_the_reason(self, connect: Connect, name: str) -> None:
+    async def test_a_rejected_message_is_dead_lettered_with_the_reason(
+        self, connect: Connect, name: str
+    ) -> None:
         link, inbox, dead = await connect(), Inbox(), Inbox()
         await self.dead_lettering(link, name)
         await send(link, message(name, b"bad", headers={"mine": 1}))
@@ -515,7 +531,9 @@ class LinkContract:
         await link.close()
 
     @on_loop
-    async def test_a_messages_own_expiration_is_taken_off_when_it_dies(self, connect: Connect, name: str) -> None:
+    async def test_a_messages_own_expiration_is_taken_off_when_it_dies(
+        self, connect: Connect, name: str
+    ) -> None:
         link, dead = await connect(), Inbox()
         await self.dead_lettering(link, name, kind="classic")
         await dead.consume(link, name + ".dead")
@@ -642,7 +660,9 @@ class LinkContract:
         await link.close()
 
     @on_loop
-    async def test_an_exclusive_queue_is_its_links_alone_and_goes_with_it(self, connect: Connect, name: str) -> None:
+    async def test_an_exclusive_queue_is_its_links_alone_and_goes_with_it(
+        self, connect: Connect, name: str
+    ) -> None:
         link, other = await connect(), await connect()
         await link.declare(Queue(name, durable=False, exclusive=True))
 
@@ -660,7 +680,9 @@ class LinkContract:
         await other.close()
 
     @on_loop
-    async def test_an_auto_delete_queue_goes_with_its_last_consumer(self, connect: Connect, name: str) -> None:
+    async def test_an_auto_delete_queue_goes_with_its_last_consumer(
+        self, connect: Connect, name: str
+    ) -> None:
         link, inbox = await connect(), Inbox()
         await link.declare(Queue(name, auto_delete=True, arguments=CLASSIC))
         one = await inbox.consume(link, name)

@@ -200,7 +200,9 @@ def test_a_timeout_ends_a_patient_policy(
         connection.inspect("q")
 
 
-def test_after_an_outage_it_publishes_again_by_itself(connection: BlockingConnection, broker: MemoryBroker) -> None:
+def test_after_an_outage_it_publishes_again_by_itself(
+    connection: BlockingConnection, broker: MemoryBroker
+) -> None:
     for _ in range(3):
         broker.drop_connections()
         connection.publish([envelope()])
@@ -223,7 +225,9 @@ def test_a_publish_in_doubt_returns_once_the_broker_has_it(
     assert connection.inspect("q").messages == 3  # doubled under one id, not lost
 
 
-def test_a_blocked_broker_raises_after_the_timeout(connection: BlockingConnection, broker: MemoryBroker) -> None:
+def test_a_blocked_broker_raises_after_the_timeout(
+    connection: BlockingConnection, broker: MemoryBroker
+) -> None:
     broker.block("low on memory")
 
     with pytest.raises(BrokerBlocked, match="low on memory"):
@@ -234,7 +238,9 @@ def test_a_blocked_broker_raises_after_the_timeout(connection: BlockingConnectio
     assert connection.pending == 0
 
 
-def test_a_silent_broker_raises_after_the_timeout(connection: BlockingConnection, broker: MemoryBroker) -> None:
+def test_a_silent_broker_raises_after_the_timeout(
+    connection: BlockingConnection, broker: MemoryBroker
+) -> None:
     broker.withhold_confirms()
 
     with pytest.raises(PublishTimeout, match="may still arrive"):
@@ -268,7 +274,9 @@ def test_who_publishes_more_than_there_is_room_for_waits(
     assert connection.inspect("q").messages == 6
 
 
-def test_a_batch_larger_than_the_room_passes_through_it(open_connection: Callable[..., BlockingConnection]) -> None:
+def test_a_batch_larger_than_the_room_passes_through_it(
+    open_connection: Callable[..., BlockingConnection],
+) -> None:
     connection = open_connection(limit_messages=150, limit_bytes=10_000)
     connection.declare(Queue("q"))
 
@@ -322,7 +330,9 @@ def test_queues_are_looked_at_purged_and_deleted(connection: BlockingConnection)
         connection.inspect("q")
 
 
-def test_a_call_survives_the_loss_of_its_connection(connection: BlockingConnection, broker: MemoryBroker) -> None:
+def test_a_call_survives_the_loss_of_its_connection(
+    connection: BlockingConnection, broker: MemoryBroker
+) -> None:
     for _ in range(20):
         broker.drop_connections()
 
@@ -388,7 +398,9 @@ def test_a_subscription_whose_queue_is_deleted_gets_a_new_one_and_is_told(
     assert received == [b"again"]
 
 
-def test_consuming_without_a_queue_or_a_broker_raises(connection: BlockingConnection, broker: MemoryBroker) -> None:
+def test_consuming_without_a_queue_or_a_broker_raises(
+    connection: BlockingConnection, broker: MemoryBroker
+) -> None:
     with pytest.raises(NotFound):
         connection.consume("missing", print)
 
@@ -454,7 +466,9 @@ def test_close_waits_for_confirms_and_a_later_use_opens_again(
     assert connection.inspect("q").messages == 2
 
 
-def test_close_fails_what_the_broker_does_not_answer(connection: BlockingConnection, broker: MemoryBroker) -> None:
+def test_close_fails_what_the_broker_does_not_answer(
+    connection: BlockingConnection, broker: MemoryBroker
+) -> None:
     broker.withhold_confirms()
     ticket = connection.submit([envelope()])
 
@@ -508,7 +522,9 @@ def test_a_connection_that_nobody_holds_ends_its_thread(
     assert running == ["dropped-io"]
 
 
-def test_an_interrupt_ends_the_wait_and_nothing_else(connection: BlockingConnection, broker: MemoryBroker) -> None:
+def test_an_interrupt_ends_the_wait_and_nothing_else(
+    connection: BlockingConnection, broker: MemoryBroker
+) -> None:
     broker.withhold_confirms()
     previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 0.1)

@@ -10,7 +10,13 @@ import uuid
 import pytest
 
 from amqptasks.amqp import Binding, Exchange, Queue
-from amqptasks.errors import AccessRefused, BrokerUnavailable, ConnectionLost, TopologyMismatch, TransportError
+from amqptasks.errors import (
+    AccessRefused,
+    BrokerUnavailable,
+    ConnectionLost,
+    TopologyMismatch,
+    TransportError,
+)
 from amqptasks.transport import memory
 from amqptasks.transport.base import Connect
 from amqptasks.transport.memory_broker import MemoryBroker
@@ -39,7 +45,9 @@ class TestMemoryLink(LinkContract):
 
 
 @on_loop
-async def test_dropped_connections_are_lost_and_their_queues_stay(connect: Connect, broker: MemoryBroker) -> None:
+async def test_dropped_connections_are_lost_and_their_queues_stay(
+    connect: Connect, broker: MemoryBroker
+) -> None:
     link = await connect()
     await link.declare(Queue("q", arguments=QUORUM))
     await send(link, message("q"))
@@ -137,7 +145,9 @@ async def test_a_reset_forgets_everything(connect: Connect, broker: MemoryBroker
 
 
 @on_loop
-async def test_a_message_behind_a_lasting_head_does_not_expire(connect: Connect, broker: MemoryBroker) -> None:
+async def test_a_message_behind_a_lasting_head_does_not_expire(
+    connect: Connect, broker: MemoryBroker
+) -> None:
     link = await connect()
     await link.declare(Queue("q"))
     await send(link, message("q", b"lasting"), message("q", b"short", expiration="1000"))
@@ -148,7 +158,9 @@ async def test_a_message_behind_a_lasting_head_does_not_expire(connect: Connect,
 
 
 @on_loop
-async def test_dead_letters_that_only_expire_do_not_go_in_circles(connect: Connect, broker: MemoryBroker) -> None:
+async def test_dead_letters_that_only_expire_do_not_go_in_circles(
+    connect: Connect, broker: MemoryBroker
+) -> None:
     link = await connect()
     circle = {"x-message-ttl": 1000, "x-dead-letter-exchange": ""}
     await link.declare(Queue("q", arguments=circle))

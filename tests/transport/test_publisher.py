@@ -92,7 +92,9 @@ async def test_the_unconfirmed_is_sent_again_in_order_under_its_id(broker: Memor
     await inbox.consume(link, "q", no_ack=True)
     await inbox.has(20)
     assert inbox.bodies == [parcel.body for parcel in parcels]
-    assert [decode_header(each.header).message_id for each in inbox.deliveries] == [p.message_id for p in parcels]
+    assert [decode_header(each.header).message_id for each in inbox.deliveries] == [
+        p.message_id for p in parcels
+    ]
     await publisher.close()
 
 
@@ -216,7 +218,9 @@ async def test_a_refusal_for_good_fails_a_clients_messages_at_once(broker: Memor
 
 
 @on_loop
-async def test_a_message_posted_by_the_callback_of_a_failed_one_is_not_forgotten(broker: MemoryBroker) -> None:
+async def test_a_message_posted_by_the_callback_of_a_failed_one_is_not_forgotten(
+    broker: MemoryBroker,
+) -> None:
     await declared(broker)
     publisher = Publisher(Broken(broker, iter([AccessRefused("once")])), policy=QUICK)
     fates: list[TransportError | None] = []
@@ -312,7 +316,9 @@ async def test_what_was_given_up_while_blocked_is_never_sent(broker: MemoryBroke
 # --- bounds and fates ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("limits", [{"limit_messages": 8}, {"limit_bytes": 8 * 1000}], ids=["messages", "bytes"])
+@pytest.mark.parametrize(
+    "limits", [{"limit_messages": 8}, {"limit_bytes": 8 * 1000}], ids=["messages", "bytes"]
+)
 @on_loop
 async def test_it_is_saturated_until_a_quarter_is_free(broker: MemoryBroker, limits: dict[str, int]) -> None:
     await declared(broker)
@@ -348,7 +354,12 @@ async def test_an_unroutable_message_whose_fate_is_drop_counts_as_delivered(brok
     def envelope(exchange: str, fate: str) -> Parcel:
         return pack(Envelope(Address(exchange, "nowhere"), b"", Properties(), fate))  # type: ignore[arg-type]
 
-    for parcel in (envelope("", "drop"), envelope("gone", "drop"), envelope("", "dead"), envelope("gone", "raise")):
+    for parcel in (
+        envelope("", "drop"),
+        envelope("gone", "drop"),
+        envelope("", "dead"),
+        envelope("gone", "raise"),
+    ):
         publisher.post(parcel, fates.append)
     await until(lambda: len(fates) == 4)
 
@@ -418,5 +429,3 @@ def test_the_policys_delays_grow_to_their_most() -> None:
     delays = policy.delays()
 
     assert [round(next(delays), 1) for _ in range(5)] == [0.5, 0.7, 0.9, 1.0, 1.0]
-
-

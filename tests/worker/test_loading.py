@@ -8,7 +8,7 @@ import pytest
 
 from amqptasks.app import App
 from amqptasks.errors import AppImportFailed, AppNotFound
-from amqptasks.worker.loading import find_app
+from amqptasks.worker.loading import find_app, import_tasks
 
 ONE = "from amqptasks import App\n{name} = App('{main}')\n"
 
@@ -166,3 +166,47 @@ def test_a_library_that_the_app_calls_is_in_the_traceback_but_not_in_the_line(tm
         find_app("tasks")
 
     assert "decoder.py" in caught.value.remote_traceback
+
+
+def test_included_modules_register_their_tasks(tmp_path) -> None:
+    write(
+        tmp_path,
+        shop="from amqptasks import App\napp = App('shop', include=['more'])\n",
+        more="from shop import app\n\n@app.task\ndef add(x, y): return x + y\n",
+        extra="from shop import app\n\n@app.task\ndef sub(x, y): return x - y\n",
+    )
+    found = find_app("shop")
+
+    import_tasks(found, ["extra"])
+
+    assert {"more.add", "extra.sub"} <= set(found.tasks)
+
+
+@pytest.mark.parametrize(
+    ("include", "modules", "line"),
+    [
+        (
+            ["absent"],
+            [],
+            "importing what `include` and `imports` name raised ModuleNotFoundError: No module named 'absent'",
+        ),
+        ([], ["absent"], "importing absent (-I) raised ModuleNotFoundError: No module named 'absent'"),
+        (
+            ["broken"],
+            [],
+            "importing what `include` and `imports` name raised ZeroDivisionError: division by zero (broken.py, line 1)",
+        ),
+    ],
+)
+def test_a_module_that_cannot_be_included_is_named(tmp_path, include, modules, line) -> None:
+    write(
+        tmp_path,
+        shop=f"from amqptasks import App\napp = App('shop', include={include!r})\n",
+        broken="1 / 0\n",
+    )
+    found = find_app("shop")
+
+    with pytest.raises(AppImportFailed) as caught:
+        import_tasks(found, modules)
+
+    assert str(caught.value).startswith(line + ";")

@@ -152,7 +152,7 @@ def test_the_command_line_wins_over_the_settings_about_colour() -> None:
     }
 
     setup = LogSetup.of(
-        WorkerOptions(loglevel="DEBUG", colour=False, hostname="w@h", logfile="%n%I.log"), settings, 2
+        WorkerOptions(loglevel="DEBUG", colour=False, hostname="w@h", logfile="%n%I.log"), settings
     )
 
-    assert setup == LogSetup(level="DEBUG", path="w-2.log", colour=False, line="%(message)s", hijack=False)
+    assert setup == LogSetup(level="DEBUG", path="w.log", colour=False, line="%(message)s", hijack=False)

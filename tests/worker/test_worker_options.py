@@ -3,7 +3,7 @@
 import pytest
 
 from amqptasks.worker import options as module
-from amqptasks.worker.options import WorkerOptions, concurrency, expand, node_name
+from amqptasks.worker.options import WorkerOptions, expand, node_name
 
 
 @pytest.mark.parametrize(
@@ -25,26 +25,16 @@ def test_a_node_name_is_completed_as_celery_completes_it(pattern, name) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "index", "path"),
+    ("pattern", "path"),
     [
-        ("%n%I.log", 0, "w1.log"),
-        ("%n%I.log", 2, "w1-2.log"),
-        ("/var/log/%h/%p.%i.log", 0, "/var/log/web.example/w1@web.example.0.log"),
-        ("100%.log", 0, "100%.log"),
-        ("%x", 0, "%x"),
+        ("%n%I.log", "w1.log"),
+        ("/var/log/%h/%p.%i.log", "/var/log/web.example/w1@web.example.0.log"),
+        ("100%.log", "100%.log"),
+        ("%x", "%x"),
     ],
 )
-def test_a_log_path_has_one_file_per_child_where_it_says_so(pattern, index, path) -> None:
-    assert expand(pattern, "w1@web.example", index) == path
-
-
-def test_the_option_wins_over_the_setting_and_the_setting_over_the_cpus(monkeypatch) -> None:
-    monkeypatch.setattr(module.cpus, "available", lambda: 7)
-
-    assert concurrency(WorkerOptions(concurrency=3), 5) == 3
-    assert concurrency(WorkerOptions(), 5) == 5
-    assert concurrency(WorkerOptions()) == 7
-    assert concurrency(WorkerOptions(concurrency=0), 5) == 7
+def test_a_log_path_is_made_of_the_nodes_name(pattern, path) -> None:
+    assert expand(pattern, "w1@web.example") == path
 
 
 def test_auto_concurrency_reaches_the_settings_as_a_number(monkeypatch) -> None:

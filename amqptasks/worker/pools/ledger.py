@@ -16,7 +16,7 @@ from amqptasks.worker.pools.base import Report
 from amqptasks.worker.pools.sharing import Sharing
 from amqptasks.worker.pools.slot import Slot
 
-ATTEMPTS = 3
+ATTEMPTS = 5
 """Children that may die on one run before it starts; then it is lost."""
 
 

@@ -1,4 +1,7 @@
-"""The pool's zygote, and those it replaced: one loads the app anew before the other ends with its last child."""
+"""The pool's zygote, and those it replaced.
+
+A new one loads the app while the old one's children still work; the old one ends with the last of them.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ class Zygotes:
         first.listen(listener)
 
     async def replace(self) -> bool:
-        """Load the app anew. Raises what `open_spawner` raises, and goes on as before then. False: too late."""
+        """Load the app anew. False when it is too late for that.
+
+        Raises what `open_spawner` raises, and goes on as before then.
+        """
         fresh = await open_spawner(self.spec)
         if self._stopped:
             await fresh.close(0)

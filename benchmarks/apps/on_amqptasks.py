@@ -1,0 +1,34 @@
+"""The measured tasks on amqptasks: what a worker loads."""
+
+import time
+from typing import Any
+
+from mode import Mode
+from slots import mark, record
+
+from amqptasks import App
+
+mode = Mode.from_environment()
+settings: dict[str, Any] = {"task_default_queue": mode.queue}
+if mode.queue_type is not None:
+    settings["task_default_queue_type"] = mode.queue_type
+if mode.late is not None:
+    settings["task_acks_late"] = mode.late
+app = App("bench", broker=mode.broker, backend="rpc://" if mode.results else None, **settings)
+
+
+@app.task(name="bench.noop")
+def noop() -> None:
+    mark()
+
+
+@app.task(name="bench.short")
+def short(sent: float) -> None:
+    record(time.monotonic() - sent)
+    mark()
+
+
+@app.task(name="bench.long")
+def long(seconds: float) -> None:
+    time.sleep(seconds)
+    mark()

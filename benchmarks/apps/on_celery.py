@@ -1,0 +1,36 @@
+"""The measured tasks on Celery: what a worker loads."""
+
+import time
+
+from celery import Celery
+from mode import Mode
+from slots import mark, record
+
+mode = Mode.from_environment()
+app = Celery("bench", broker=mode.broker, backend="rpc://" if mode.results else None)
+app.conf.task_default_queue = mode.queue
+app.conf.worker_cancel_long_running_tasks_on_connection_loss = False
+app.conf.broker_connection_retry_on_startup = True
+if mode.queue_type is not None:
+    app.conf.task_default_queue_type = mode.queue_type
+if mode.late is not None:
+    app.conf.task_acks_late = mode.late
+if mode.confirmed:
+    app.conf.broker_transport_options = {"confirm_publish": True}
+
+
+@app.task(name="bench.noop")
+def noop() -> None:
+    mark()
+
+
+@app.task(name="bench.short")
+def short(sent: float) -> None:
+    record(time.monotonic() - sent)
+    mark()
+
+
+@app.task(name="bench.long")
+def long(seconds: float) -> None:
+    time.sleep(seconds)
+    mark()

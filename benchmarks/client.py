@@ -1,0 +1,73 @@
+"""The client side of one measurement, in a process of its own: `client.py CONTENDER WHAT COUNT` prints JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TextIO
+
+from contenders import CONTENDERS, Contender
+from contenders.base import from_threads, one_by_one
+
+LONG = 1.0
+"""Seconds of a long task in the mix."""
+
+
+def send(contender: Contender, count: int) -> dict[str, float]:
+    return {"seconds": one_by_one(contender.client_send(), count)}
+
+
+def threads(contender: Contender, count: int) -> dict[str, float]:
+    return {"seconds": from_threads(contender.client_send(), count)}
+
+
+def batch(contender: Contender, count: int) -> dict[str, float]:
+    contender.client_batch(1)
+    start = time.perf_counter()
+    contender.client_batch(count)
+    return {"seconds": time.perf_counter() - start}
+
+
+def call(contender: Contender, count: int) -> dict[str, float]:
+    once = contender.client_call()
+    for _ in range(20):
+        once()
+    times = []
+    for _ in range(count):
+        start = time.perf_counter()
+        once()
+        times.append(time.perf_counter() - start)
+    times.sort()
+    return {"p50": times[len(times) // 2], "p99": times[int(len(times) * 0.99)]}
+
+
+def group(contender: Contender, count: int) -> dict[str, float]:
+    contender.client_group(10)
+    start = time.perf_counter()
+    contender.client_group(count)
+    return {"seconds": time.perf_counter() - start}
+
+
+def mix(contender: Contender, count: int) -> dict[str, float]:
+    """Sixty tasks a second, each hundredth a long one: two children are busy for a third of the time."""
+    short, long = contender.client_send_short(), contender.client_send_long()
+    start = time.monotonic()
+    for number in range(count):
+        time.sleep(max(0.0, start + number / 60 - time.monotonic()))
+        if number % 100 == 10:
+            long(LONG)
+        else:
+            short(time.monotonic())
+    return {"seconds": time.monotonic() - start}
+
+
+WORK = {work.__name__: work for work in (send, threads, batch, call, group, mix)}
+
+
+def main(name: str, what: str, count: str, out: TextIO = sys.stdout) -> None:
+    print(json.dumps(WORK[what](CONTENDERS[name], int(count))), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

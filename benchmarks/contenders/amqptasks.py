@@ -1,0 +1,67 @@
+"""This project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from contenders.base import program
+from mode import CONCURRENCY, Mode
+
+
+class Amqptasks:
+    name = "amqptasks"
+    late_only = False
+    has_results = True
+    quorum = True
+
+    def version(self) -> list[str]:
+        return [program("amqptasks"), "--version"]
+
+    def worker(self, mode: Mode) -> tuple[list[str], dict[str, str]]:
+        command = [program("amqptasks"), "-A", "apps.on_amqptasks", "worker", "-c", str(CONCURRENCY)]
+        if mode.prefetch is not None:
+            command += ["--prefetch-multiplier", str(mode.prefetch // CONCURRENCY)]
+        return command, {}
+
+    def described(self, mode: Mode) -> dict[str, str]:
+        return {
+            "prefetch": "auto" if mode.prefetch is None else str(mode.prefetch),
+            "queue": mode.queue_type or "quorum",
+            "delivery": "persistent",
+            "ack": "late" if mode.late else "early",
+        }
+
+    def client_send(self) -> Callable[[], object]:
+        from apps.on_amqptasks import mode, noop
+
+        return noop.delay if mode.results else lambda: noop.apply_async(ignore_result=True)
+
+    def client_send_short(self) -> Callable[[float], object]:
+        from apps.on_amqptasks import short
+
+        return short.delay
+
+    def client_send_long(self) -> Callable[[float], object]:
+        from apps.on_amqptasks import long
+
+        return long.delay
+
+    def client_batch(self, count: int) -> None:
+        from apps.on_amqptasks import app
+
+        send = self.client_send()
+        with app.batch():
+            for _ in range(count):
+                send()
+
+    def client_call(self) -> Callable[[], object]:
+        from apps.on_amqptasks import noop
+
+        return lambda: noop.delay().get(timeout=30)
+
+    def client_group(self, count: int) -> None:
+        from apps.on_amqptasks import noop
+
+        from amqptasks import group
+
+        group([noop.s() for _ in range(count)]).apply_async().get(timeout=120)
