@@ -14,7 +14,7 @@ def exponential(attempt: int, *, factor: float = 1, maximum: float = 600) -> flo
 
 def full_jitter(delay: float, rng: random.Random | None = None) -> int:
     """Return a random whole number of seconds from 0 to `delay` (Celery's `retry_jitter`)."""
-    return (rng or random).randrange(int(delay) + 1)  # type: ignore[union-attr]
+    return (rng or random).randrange(int(delay) + 1)
 
 
 def reconnecting(

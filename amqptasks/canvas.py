@@ -76,6 +76,18 @@ class chain(Signature):  # noqa: N801 (Celery's name)
         # The last result is the frozen one, whose parents are linked; a chain of one has the call's own.
         return last if len(steps) > 1 else cast("AsyncResult[Any]", answer)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> AsyncResult[Any] | None:
+        return self.apply_async(args, kwargs)
+
+    def apply(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = NOTHING, **options: Any
+    ) -> AsyncResult[Any] | None:
+        """Run the steps in place, each with the value of the one before; return the last one's result."""
+        result: AsyncResult[Any] | None = None
+        for step in self.tasks:
+            result = step.apply(args, kwargs) if result is None else step.apply((result.get(),))
+        return result
+
     def prepared(self, options: Mapping[str, Any]) -> tuple[list[Signature], AsyncResult[Any]]:
         """Return copies of the steps with ids, and the result of the last one."""
         given = {**self.options, **options}

@@ -15,10 +15,11 @@ from amqptasks.amqp import Entity, Envelope, Parcel
 from amqptasks.composing import NOTHING, Call, compose
 from amqptasks.config import Config
 from amqptasks.declarations import Declarations
-from amqptasks.errors import Unroutable
+from amqptasks.errors import NotFound, TooLarge, Unroutable
 from amqptasks.options import SendOptions, check_names
 from amqptasks.resources import Resources
 from amqptasks.result import AsyncResult
+from amqptasks.routing import Route
 from amqptasks.waiting import flush
 
 
@@ -73,9 +74,10 @@ class Client(Resources):
 
     def _dispatch(self, call: Call) -> None:
         envelope, ladder = call.encode()
+        self._check_size(call, envelope)
         if signals.before_task_publish.receivers:
             envelope = _announced(envelope)
-        self.prepare(call.queue, ladder)
+        self._prepare(call, ladder)
         opened = batch.current.get()
         if opened is not None and opened.owner is self:
             opened.add(envelope)
@@ -83,6 +85,23 @@ class Client(Resources):
             self._publish(call, envelope, ladder)
         if signals.after_task_publish.receivers:
             signals.after_task_publish.send(sender=call.message.task, **_named(envelope))
+
+    def _check_size(self, call: Call, envelope: Envelope) -> None:
+        limit = self.conf.broker_max_message_size
+        if len(envelope.body) > limit:
+            raise TooLarge(
+                f"the message of {call.message.task} has {len(envelope.body)} bytes, over the limit of "
+                f"{limit} "
+                "(broker_max_message_size); store what is large elsewhere and send where it is",
+                [envelope],
+            )
+
+    def _prepare(self, call: Call, ladder: Sequence[Entity]) -> None:
+        if call.queue is None and not self.router.passive:
+            # An exchange of the caller's own: what the settings bind to it must be there, the rest is his
+            # business.
+            self._declarations.entities(self.router.entities(Route(None, call.address)))
+        self.prepare(call.queue, ladder)
 
     def prepare(self, queue: str | None, ladder: Sequence[Entity] = ()) -> None:
         """Declare what a message needs, once a process: its queue with dead letters, and its way on the
@@ -100,10 +119,10 @@ class Client(Resources):
     def _publish(self, call: Call, envelope: Envelope, ladder: Sequence[Entity]) -> None:
         try:
             self.connection.publish([envelope], call.timeout)
-        except Unroutable:
+        except (Unroutable, NotFound):
             # Somebody deleted what this process had declared; if it is not that, the second answer stands.
             self._declarations.forget()
-            self.prepare(call.queue, ladder)
+            self._prepare(call, ladder)
             self.connection.publish([envelope], call.timeout)
 
     def _publish_again(self, envelopes: Sequence[Envelope | Parcel]) -> None:

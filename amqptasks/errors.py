@@ -252,8 +252,7 @@ class Retry(TaskPredicate):
         self.exc = exc
         self.when = when
         self.is_eager = False
-        self.call: Any = None
-        """The next attempt, composed; published with the outcome of this one."""
+        self.call: Any = None  # the next attempt, composed; published with this one's outcome
 
     def humanize(self) -> str:
         if isinstance(self.when, datetime):

@@ -1,4 +1,6 @@
-"""Celery's message protocol: calls and results to envelopes and back. Nothing else knows the wire's keys.
+"""Celery's message protocol: calls to envelopes and back; results and exceptions beside it, in `wire_*`.
+
+Nothing but these modules knows the wire's keys.
 
 Version 2 is written; 2 and 1 are read, and of what others send only `task` and `id` are required. Pure.
 Source: Celery's "Message Protocol" page, and what Celery 4.4 to 5.7 put on the wire.
@@ -13,12 +15,27 @@ from types import MappingProxyType
 from typing import Any
 
 from amqptasks.amqp import PERSISTENT, TRANSIENT, Address, Envelope, Properties
-from amqptasks.errors import InvalidMessage
-from amqptasks.serialization import dumps, loads
+from amqptasks.errors import EncodeError, InvalidMessage
+from amqptasks.serialization import Encoded, dumps
+from amqptasks.shown import shown
 from amqptasks.wire_errors import decode_exception, encode_exception
+from amqptasks.wire_fields import (
+    body_of,
+    index,
+    limits,
+    listed,
+    mapped,
+    moment,
+    name,
+    optional_list,
+    text,
+    whole,
+)
+from amqptasks.wire_results import decode_result, encode_result, read_result
 
 __all__ = [
     "BROKER_HEADERS",
+    "DEAD_HEADERS",
     "TaskMessage",
     "decode",
     "decode_exception",
@@ -26,18 +43,26 @@ __all__ = [
     "encode",
     "encode_exception",
     "encode_result",
+    "read_result",
     "strip_broker_headers",
 ]
 
-REPR_LENGTH = 1024
-"""Characters of `argsrepr` and `kwargsrepr`."""
-BROKER_HEADERS = frozenset({"x-death", "x-delivery-count", "x-acquired-count", "x-stream-offset"})
+BROKER_HEADERS = frozenset(
+    # CC and BCC have had their effect: left on, a message published again would be copied again.
+    {"x-death", "x-delivery-count", "x-acquired-count", "x-stream-offset", "CC", "BCC"}
+)
 _BROKER_PREFIXES = ("x-first-death-", "x-last-death-")
+DEAD_HEADERS = frozenset(
+    f"x-amqptasks-{name}" for name in ("reason", "error", "queue", "exchange", "routing-key", "time", "node")
+)
+"""What a dead letter of ours says of itself; `x-amqptasks-crashes` may stand on a living message too."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-
 _KNOWN = frozenset(
-    "lang task id shadow eta expires group group_index retries timelimit root_id parent_id argsrepr kwargsrepr origin "
-    "ignore_result replaced_task_nesting stamped_headers stamps compression".split()
+    {
+        *("lang", "task", "id", "root_id", "parent_id", "origin", "shadow", "argsrepr", "kwargsrepr"),
+        *("retries", "eta", "expires", "timelimit", "ignore_result", "replaced_task_nesting"),
+        *("group", "group_index", "stamped_headers", "stamps", "compression"),
+    }
 )
 
 
@@ -55,6 +80,7 @@ class TaskMessage:
     group: str | None = None
     group_index: int | None = None
     root_id: str | None = None
+    """None: this call is the root."""
     parent_id: str | None = None
     origin: str | None = None
     shadow: str | None = None
@@ -73,9 +99,11 @@ class TaskMessage:
     headers: Mapping[str, Any] = field(default_factory=dict)
     """The sender's own; on the wire they stand beside the protocol's."""
     correlation_id: str | None = None
+    """None: the id."""
     reply_to: str | None = None
     priority: int | None = None
     argsrepr: str | None = None
+    """What monitors show; None: made from `args`."""
     kwargsrepr: str | None = None
     serializer: str = "json"
     """A serializer's name or content type."""
@@ -88,39 +116,39 @@ class TaskMessage:
 
 
 def encode(message: TaskMessage, to: Address) -> Envelope:
-    """Return the envelope of a call. Raises EncodeError."""
+    """Return the envelope of a call. Raises EncodeError; ImproperlyConfigured for an unknown serializer."""
     m = message
+    kwargs = m.kwargs if type(m.kwargs) is dict else dict(m.kwargs)
     embed = {"callbacks": m.callbacks, "errbacks": m.errbacks, "chain": m.chain, "chord": m.chord}
-    body = dumps((m.args, dict(m.kwargs), embed), m.serializer, m.compression)
+    body = dumps((m.args, kwargs, embed), m.serializer, m.compression)
+    size = len(body.body)
     headers: dict[str, Any] = {
         "lang": "py",
         "task": m.task,
         "id": m.id,
         "shadow": m.shadow,
-        "eta": m.eta and iso(m.eta),
-        "expires": m.expires and iso(m.expires),
+        "eta": m.eta and _iso(m.eta),
+        "expires": m.expires and _iso(m.expires),
         "group": m.group,
         "group_index": m.group_index,
         "retries": m.retries,
-        "timelimit": list(m.timelimit),
-        "root_id": m.root_id,
+        "timelimit": m.timelimit,
+        "root_id": m.root_id or m.id,
         "parent_id": m.parent_id,
-        "argsrepr": shown(m.args) if m.argsrepr is None else m.argsrepr,
-        "kwargsrepr": shown(m.kwargs) if m.kwargsrepr is None else m.kwargsrepr,
+        "argsrepr": shown(m.args, size) if m.argsrepr is None else m.argsrepr,
+        "kwargsrepr": shown(kwargs, size) if m.kwargsrepr is None else m.kwargsrepr,
         "origin": m.origin,
         "ignore_result": m.ignore_result,
         "replaced_task_nesting": m.replaced_task_nesting,
         "stamped_headers": m.stamped_headers,
         "stamps": m.stamps,
     }
-    if body.compression is not None:
-        headers["compression"] = body.compression
     if m.headers:
-        headers.update(m.headers)
+        _add_own(headers, m.headers)
     properties = Properties(
         content_type=body.content_type,
         content_encoding=body.content_encoding,
-        headers=headers,
+        headers=_with_compression(headers, body),
         delivery_mode=PERSISTENT if m.persistent else TRANSIENT,
         priority=m.priority or 0,
         correlation_id=m.correlation_id or m.id,
@@ -131,203 +159,137 @@ def encode(message: TaskMessage, to: Address) -> Envelope:
     return Envelope(to, body.body, properties)
 
 
+def _with_compression(headers: dict[str, Any], body: Encoded) -> dict[str, Any]:
+    if body.compression is not None:
+        headers["compression"] = body.compression
+    return headers
+
+
+def _add_own(headers: dict[str, Any], own: Mapping[str, Any]) -> None:
+    for key, value in own.items():
+        if key in _KNOWN:
+            raise EncodeError(
+                f"the header {key!r} belongs to the message protocol; give yours another name, "
+                "or use the option of apply_async that sets it"
+            )
+        headers[key] = value
+
+
 def decode(envelope: Envelope, *, accept: frozenset[str], limit: int) -> TaskMessage:
-    """Return the call in an envelope. Raises InvalidMessage, ContentDisallowed, DecodeError, Inflated."""
+    """Return the call in an envelope; `limit` bounds what its body may inflate to.
+
+    Raises InvalidMessage, ContentDisallowed, DecodeError, Inflated.
+    """
     properties = envelope.properties
     headers = properties.headers or _NOTHING
-    body = loads(
-        envelope.body,
-        properties.content_type,
-        properties.content_encoding,
-        accept=accept,
-        compression=headers.get("compression"),
-        limit=limit,
-    )
+    if "task" in headers and not envelope.body:
+        return _version_2(properties, headers, [])
+    body = body_of(envelope, accept, limit)
     if "task" in headers:
+        if isinstance(body, dict):  # headers of version 2 with a body of version 1, as some bridges send
+            return _version_1(properties, headers, {**body, **headers})
         return _version_2(properties, headers, body)
     if isinstance(body, dict) and "task" in body:
         return _version_1(properties, headers, body)
-    raise InvalidMessage("no header `task`, and no `task` in the body: this is no call of a task")
+    raise InvalidMessage("no header 'task', and no 'task' in the body: this is no call of a task")
 
 
 def _version_2(properties: Properties, headers: Mapping[str, Any], body: Any) -> TaskMessage:
     get = headers.get
     args, kwargs, embed = _parts(body)
-    task, task_id = get("task"), get("id")
-    if not isinstance(task, str) or not isinstance(task_id, str):
-        raise InvalidMessage("the headers `task` and `id` must be strings")
-    own = {key: value for key, value in headers.items() if key not in _KNOWN}
-    stamped = get("stamped_headers")
+    task_id = name(get("id"), "id")
     return TaskMessage(
         id=task_id,
-        task=task,
+        task=name(get("task"), "task"),
         args=args,
         kwargs=kwargs,
-        retries=_whole(get("retries"), "retries"),
+        retries=whole(get("retries"), "retries"),
         eta=moment(get("eta"), "eta"),
         expires=moment(get("expires"), "expires"),
-        group=get("group"),
-        group_index=get("group_index"),
-        root_id=get("root_id") or task_id,
-        parent_id=get("parent_id"),
-        origin=get("origin"),
-        shadow=get("shadow"),
-        timelimit=_limits(get("timelimit")),
+        group=text(get("group")),
+        group_index=index(get("group_index"), "group_index"),
+        root_id=text(get("root_id")) or task_id,
+        parent_id=text(get("parent_id")),
+        origin=text(get("origin")),
+        shadow=text(get("shadow")),
+        timelimit=limits(get("timelimit")),
         ignore_result=get("ignore_result"),
-        replaced_task_nesting=_whole(get("replaced_task_nesting"), "replaced_task_nesting"),
-        stamped_headers=stamped,
-        stamps=get("stamps") or {},
-        callbacks=embed.get("callbacks"),
-        errbacks=embed.get("errbacks"),
-        chain=embed.get("chain"),
+        replaced_task_nesting=whole(get("replaced_task_nesting"), "replaced_task_nesting"),
+        stamped_headers=optional_list(get("stamped_headers"), "stamped_headers"),
+        stamps=mapped(get("stamps"), "stamps"),
+        callbacks=optional_list(embed.get("callbacks"), "callbacks"),
+        errbacks=optional_list(embed.get("errbacks"), "errbacks"),
+        chain=optional_list(embed.get("chain"), "chain"),
         chord=embed.get("chord"),
-        headers=own,
-        argsrepr=get("argsrepr"),
-        kwargsrepr=get("kwargsrepr"),
+        argsrepr=text(get("argsrepr")),
+        kwargsrepr=text(get("kwargsrepr")),
         **_carried(properties, headers, task_id),
     )
 
 
 def _version_1(properties: Properties, headers: Mapping[str, Any], body: Mapping[str, Any]) -> TaskMessage:
-    """Protocol 1: the body is a mapping, callbacks and all (Celery 3)."""
+    """Protocol 1: the body is a mapping, callbacks and all (Celery 3, many other languages)."""
     get = body.get
-    task, task_id = get("task"), get("id")
-    if not isinstance(task, str) or not isinstance(task_id, str):
-        raise InvalidMessage("a protocol 1 body must name `task` and `id` as strings")
+    task_id = name(get("id"), "id")
+    utc = get("utc", True) is not False
     return TaskMessage(
         id=task_id,
-        task=task,
-        args=_listed(get("args")),
-        kwargs=_mapped(get("kwargs")),
-        retries=_whole(get("retries"), "retries"),
-        eta=moment(get("eta"), "eta"),
-        expires=moment(get("expires"), "expires"),
-        group=get("taskset") or get("group"),
-        group_index=get("group_index"),
-        root_id=task_id,
-        timelimit=_limits(get("timelimit")),
-        ignore_result=None,
-        callbacks=get("callbacks"),
-        errbacks=get("errbacks"),
+        task=name(get("task"), "task"),
+        args=listed(get("args"), "args"),
+        kwargs=mapped(get("kwargs"), "kwargs"),
+        retries=whole(get("retries"), "retries"),
+        eta=moment(get("eta"), "eta", utc=utc),
+        expires=moment(get("expires"), "expires", utc=utc),
+        group=text(get("taskset") or get("group")),
+        group_index=index(get("group_index"), "group_index"),
+        root_id=text(get("root_id")) or task_id,
+        parent_id=text(get("parent_id")),
+        origin=text(get("origin")),
+        shadow=text(get("shadow")),
+        timelimit=limits(get("timelimit")),
+        ignore_result=get("ignore_result"),
+        callbacks=optional_list(get("callbacks"), "callbacks"),
+        errbacks=optional_list(get("errbacks"), "errbacks"),
+        chain=optional_list(get("chain"), "chain"),
         chord=get("chord"),
-        headers={key: value for key, value in headers.items() if key not in _KNOWN},
         **_carried(properties, headers, task_id),
     )
 
 
 def _carried(properties: Properties, headers: Mapping[str, Any], task_id: str) -> dict[str, Any]:
+    """What both versions have in AMQP's own place, so that the message can be sent on as it came."""
     expiration = properties.expiration
     return {
+        "headers": {key: value for key, value in headers.items() if key not in _KNOWN},
         "correlation_id": properties.correlation_id or task_id,
         "reply_to": properties.reply_to or None,
         "priority": properties.priority,
-        "serializer": properties.content_type or "json",
+        "serializer": (properties.content_type or "json").partition(";")[0].strip().lower(),
         "compression": headers.get("compression"),
         "persistent": properties.delivery_mode != TRANSIENT,
-        "expiration_ms": int(expiration) if expiration and expiration.isdigit() else None,
+        "expiration_ms": int(expiration) if expiration and expiration.isdecimal() else None,
     }
 
 
 def _parts(body: Any) -> tuple[Sequence[Any], Mapping[str, Any], Mapping[str, Any]]:
     match body:
         case [args, kwargs, embed]:
-            return _listed(args), _mapped(kwargs), _mapped(embed)
+            return listed(args, "args"), mapped(kwargs, "kwargs"), mapped(embed, "embed")
         case [args, kwargs]:
-            return _listed(args), _mapped(kwargs), {}
-    raise InvalidMessage("the body must be [args, kwargs, embed]")
-
-
-def _listed(value: Any) -> Sequence[Any]:
-    if value is None:
-        return ()
-    if not isinstance(value, list | tuple):
-        raise InvalidMessage(f"args must be a list, not {type(value).__name__}")
-    return value
-
-
-def _mapped(value: Any) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        # Languages whose empty map and empty list are one send [] (PHP).
-        if value == []:
-            return {}
-        raise InvalidMessage(f"kwargs and embed must be mappings, not {type(value).__name__}")
-    return {key.decode() if isinstance(key, bytes) else key: inner for key, inner in value.items()}
-
-
-def _whole(value: Any, name: str) -> int:
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidMessage(f"header {name!r} must be a number, not {value!r:.40}")
-    return int(value)
-
-
-def _limits(pair: Any) -> tuple[float | None, float | None]:
-    match pair:
-        case None:
-            return None, None
-        case [None | int() | float() as hard, None | int() | float() as soft]:
-            return hard, soft
-    raise InvalidMessage(f"`timelimit` must be [hard, soft], not {pair!r:.60}")
-
-
-# --- results ---------------------------------------------------------------------------------------------
-
-
-def encode_result(
-    body: Mapping[str, Any],
-    to: str,
-    *,
-    correlation_id: str | None,
-    serializer: str = "json",
-    persistent: bool = False,
-) -> Envelope:
-    """Return the message that carries a state to the reply queue `to`. `body` has Celery's result keys; an exception
-    in `result` is encoded, except for pickle, which carries it as it is. Raises EncodeError."""
-    result = body.get("result")
-    if isinstance(result, BaseException) and serializer != "pickle":
-        body = {**body, "result": encode_exception(result)}
-    encoded = dumps(body, serializer)
-    properties = Properties(
-        content_type=encoded.content_type,
-        content_encoding=encoded.content_encoding,
-        delivery_mode=PERSISTENT if persistent else TRANSIENT,
-        priority=0,
-        correlation_id=correlation_id,
-        # Several states of one task may be on their way, so its id will not do.
-        message_id=None,
-    )
-    return Envelope(Address("", to), encoded.body, properties, fate="drop")
-
-
-def decode_result(envelope: Envelope, *, accept: frozenset[str], limit: int) -> dict[str, Any]:
-    """Return a result's keys, the exception of a failed one rebuilt. Raises as `decode` does."""
-    properties = envelope.properties
-    headers = properties.headers or _NOTHING
-    body = loads(
-        envelope.body,
-        properties.content_type,
-        properties.content_encoding,
-        accept=accept,
-        compression=headers.get("compression"),
-        limit=limit,
-    )
-    if not isinstance(body, dict) or not isinstance(body.get("status"), str):
-        raise InvalidMessage("a result must be a mapping with `status`")
-    body.setdefault("task_id", properties.correlation_id)
-    if body["status"] in ("FAILURE", "RETRY", "REVOKED") and body.get("result") is not None:
-        body["result"] = decode_exception(body["result"])
-    return body
+            return listed(args, "args"), mapped(kwargs, "kwargs"), {}
+        case [] | None:
+            return (), {}, {}
+    raise InvalidMessage(f"the body must be [args, kwargs, embed], not {body!r:.60}")
 
 
 # --- small things ----------------------------------------------------------------------------------------
 
 
 def strip_broker_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the headers without the broker's own. A republished `x-death` makes RabbitMQ before 4.0 see a cycle and
-    drop the message."""
+    """Return the headers without the broker's own, for a message that is published again.
+
+    A republished `x-death` makes RabbitMQ before 4.0 see a cycle and drop the message.
+    """
     return {
         key: value
         for key, value in headers.items()
@@ -335,30 +297,6 @@ def strip_broker_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def iso(value: datetime) -> str:
+def _iso(value: datetime) -> str:
     """Return a time as ISO 8601 with its offset; naive means UTC."""
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()
-
-
-def moment(value: Any, name: str) -> datetime | None:
-    """Return an ISO 8601 header as an aware time. Raises InvalidMessage."""
-    if value is None:
-        return None
-    if isinstance(value, datetime):
-        return value if value.tzinfo else value.replace(tzinfo=UTC)
-    try:
-        parsed = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        raise InvalidMessage(f"header {name!r} is no ISO 8601 time: {value!r:.60}") from None
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-
-
-def shown(value: Any) -> str:
-    """Return a bounded `repr`; never raises."""
-    try:
-        text = repr(
-            value if isinstance(value, tuple | dict) else dict(value) if isinstance(value, Mapping) else value
-        )
-    except Exception as broken:
-        return f"<{type(value).__name__}: repr() raised {type(broken).__name__}>"
-    return text if len(text) <= REPR_LENGTH else f"{text[: REPR_LENGTH - 3]}..."

@@ -6,7 +6,9 @@ Knows settings and the floors below; knows nothing of tasks or messages.
 
 from __future__ import annotations
 
+import atexit
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,9 +18,12 @@ from amqptasks.config import Config
 from amqptasks.options import ROUTING
 from amqptasks.routing import Route, Router
 from amqptasks.transport.blocking import BlockingConnection
+from amqptasks.transport.keeping import RetryPolicy
 from amqptasks.transport.opening import opener
-from amqptasks.transport.publisher import RetryPolicy
 from amqptasks.transport.url import parse
+
+AT_EXIT = 1.0
+"""Seconds that the end of the program waits for the broker's answers, per app."""
 
 
 class Resources:
@@ -34,7 +39,8 @@ class Resources:
         self._router: Router | None = None
         self._connection: BlockingConnection | None = None
         self._backend: Backend | None = None
-        self._routes: dict[str, Route] = {}
+        _open.add(self)
+        self._routes: dict[str, tuple[Mapping[str, Any], Route]] = {}
 
     @property
     def router(self) -> Router:
@@ -61,12 +67,15 @@ class Resources:
         if options and not ROUTING.isdisjoint(options):
             route = self.router.route(options.get("route_name") or name, args, kwargs, {**preset, **options})
             return route, route.options
-        cached = self._routes.get(name)
-        if cached is None:
-            cached = self.router.route(name, args, kwargs, preset)
+        known = self._routes.get(name)
+        # A task whose options were changed has another preset.
+        if known is not None and known[0] is preset:
+            route = known[1]
+        else:
+            route = self.router.route(name, args, kwargs, preset)
             if _constant(self.conf.task_routes):
-                self._routes[name] = cached
-        return cached, {**cached.options, **options} if options else cached.options
+                self._routes[name] = preset, route
+        return route, {**route.options, **options} if options else route.options
 
     @property
     def connection(self) -> BlockingConnection:
@@ -115,9 +124,22 @@ class Resources:
             self._backend = self._connection = self._router = None
             self._routes.clear()
         if backend is not None:
-            backend.close()
+            backend.close(timeout)
         if connection is not None:
             connection.close(timeout)
+
+
+_open: weakref.WeakSet[Resources] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    """Delete reply queues. Registered after the transport's own, so it runs before connections are closed."""
+    for resources in list(_open):
+        if resources._backend is not None:
+            resources._backend.close(AT_EXIT)
+
+
+atexit.register(_at_exit)
 
 
 def _constant(routes: Any) -> bool:

@@ -29,8 +29,8 @@ from amqptasks.errors import (
 )
 from amqptasks.transport.blocking import BlockingConnection
 from amqptasks.transport.codec import decode_header
+from amqptasks.transport.keeping import RetryPolicy
 from amqptasks.transport.opening import opener
-from amqptasks.transport.publisher import RetryPolicy
 from amqptasks.transport.url import parse
 from integration.support import Proxy, wait_until
 

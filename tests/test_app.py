@@ -26,10 +26,9 @@ from amqptasks.waiting import home
 
 
 @pytest.fixture(autouse=True)
-def _apps_of_the_test_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _apps_of_the_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(home, "app", None)
     monkeypatch.setattr(shared, "_tasks", [])
-    yield
 
 
 @pytest.fixture
@@ -235,7 +234,7 @@ def test_an_unknown_task_names_the_nearest() -> None:
     @app.task(name="proj.add")
     def add() -> None: ...
 
-    with pytest.raises(NotRegistered, match="did you mean 'proj.add'"):
+    with pytest.raises(NotRegistered, match=r"did you mean 'proj\.add'"):
         app.tasks["proj.ad"]
 
 

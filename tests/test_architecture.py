@@ -17,7 +17,7 @@ FLOORS = (  # from the ground up: name, top-level modules
     (
         "wire",
         "serialization protocol config settings worker_settings coercion foreign_settings sources topology entities "
-        "task_routes routing delay compression wire_errors",
+        "task_routes routing delay compression json_body shown wire_fields wire_errors wire_results",
     ),
     ("transport", "transport"),
     ("backends", "backends waiting reading result"),

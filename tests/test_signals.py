@@ -140,11 +140,31 @@ def test_a_failing_receiver_is_logged_and_the_others_still_hear(
 
 
 def test_celery_s_names_are_there() -> None:
-    wanted = (
-        "before_task_publish after_task_publish task_received task_prerun task_postrun task_success task_retry "
-        "task_failure task_internal_error task_revoked task_rejected task_unknown worker_init worker_ready "
-        "worker_process_init worker_process_shutdown worker_shutdown worker_shutting_down heartbeat_sent "
-        "setup_logging after_setup_logger after_setup_task_logger beat_init import_modules"
-    ).split()
+    wanted = [
+        "before_task_publish",
+        "after_task_publish",
+        "task_received",
+        "task_prerun",
+        "task_postrun",
+        "task_success",
+        "task_retry",
+        "task_failure",
+        "task_internal_error",
+        "task_revoked",
+        "task_rejected",
+        "task_unknown",
+        "worker_init",
+        "worker_ready",
+        "worker_process_init",
+        "worker_process_shutdown",
+        "worker_shutdown",
+        "worker_shutting_down",
+        "heartbeat_sent",
+        "setup_logging",
+        "after_setup_logger",
+        "after_setup_task_logger",
+        "beat_init",
+        "import_modules",
+    ]
 
     assert [name for name in wanted if not isinstance(getattr(signals, name, None), Signal)] == []

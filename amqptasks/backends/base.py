@@ -79,5 +79,5 @@ class Backend(ABC):
     def forget(self, task_id: str) -> None:
         """Drop what is kept for this id."""
 
-    def close(self) -> None:
-        """Release connections; delete the reply queue if nothing is expected any more."""
+    def close(self, timeout: float | None = None) -> None:
+        """Release connections; delete the reply queue if nothing is expected any more. Waits `timeout` seconds."""

@@ -13,11 +13,12 @@ and outage, the next `get()` waits on.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from time import monotonic
 from typing import Any
 
 from amqptasks import states
@@ -26,13 +27,16 @@ from amqptasks.backends.base import Backend, Meta, Publish
 from amqptasks.backends.recent import Answer, Recent
 from amqptasks.backends.watching import Watcher, Watchers
 from amqptasks.backends.wire import ResultFormat, read_body, result_envelope
-from amqptasks.errors import MessageError, ResultElsewhere, ResultLost, TimeoutError
+from amqptasks.errors import MessageError, ResultElsewhere, ResultLost, TimeoutError, TransportError
 from amqptasks.transport import codec
 from amqptasks.transport.blocking import BlockingConnection, Subscription
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "amqptasks.reply."
 BLIP = 1.0
 """Seconds: no broker restarts within it."""
+CLOSING = 5.0
 GRACE = 30.0
 """Seconds that replies are waited for once they can come again."""
 
@@ -133,11 +137,11 @@ class RpcBackend(Backend):
 
     def _on_lost(self, reason: object) -> None:
         with self._lock:
-            self._lost_at, self._restored_at = time.monotonic(), None
+            self._lost_at, self._restored_at = monotonic(), None
 
     def _on_restored(self, kept: bool) -> None:
         with self._lock:
-            self._restored_at = time.monotonic()
+            self._restored_at = monotonic()
             restarted = self._restored_at - self._lost_at > BLIP and not self._format.persistent
             if restarted or not kept:
                 self._uncertain.update(self._recent.expected)
@@ -152,7 +156,7 @@ class RpcBackend(Backend):
         return None if answer is None else answer.read()
 
     def watch(self, task_ids: Sequence[str], timeout: float | None) -> Iterator[Meta]:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         watcher = Watcher[Answer]()
         left = self._register(watcher, task_ids)
         with self._watchers.removing(watcher, task_ids):
@@ -184,7 +188,7 @@ class RpcBackend(Backend):
     def _wait(
         self, watcher: Watcher[Answer], left: set[str], timeout: float | None, deadline: float | None
     ) -> None:
-        now = time.monotonic()
+        now = monotonic()
         if deadline is not None and now >= deadline:
             raise TimeoutError(self._late(left, timeout))
         doubtful = self._doubtful_at(left) if deadline is None else None
@@ -243,7 +247,7 @@ class RpcBackend(Backend):
         if meta.reply_to:
             publish(result_envelope(meta, meta.reply_to, self._format))
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = None) -> None:
         """Stop consuming; delete the reply queue unless a result is still expected."""
         if self._pid != os.getpid():
             return
@@ -252,9 +256,14 @@ class RpcBackend(Backend):
             self._subscription = self._queue = None
         if subscription is None or queue is None:
             return
-        subscription.close()
-        if not self._recent.expected:
-            self._connection().delete_queue(queue)
+        within = CLOSING if timeout is None else timeout
+        subscription.close(within)
+        if self._recent.expected:
+            return
+        try:
+            self._connection().delete_queue(queue, timeout=within)
+        except TransportError as error:
+            logger.debug("reply queue %s is left to expire: %s", queue, error)
 
 
 def _never(task_id: str, standing: str) -> ResultLost | ResultElsewhere:

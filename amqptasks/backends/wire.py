@@ -13,8 +13,6 @@ from typing import Any
 from amqptasks import protocol, states
 from amqptasks.amqp import Envelope
 from amqptasks.backends.base import Meta
-from amqptasks.errors import InvalidMessage
-from amqptasks.serialization import loads
 
 _OWN = frozenset(
     {"task_id", "status", "result", "traceback", "children", "date_done", "group_id", "parent_id"}
@@ -63,18 +61,7 @@ def result_envelope(meta: Meta, to: str, format: ResultFormat) -> Envelope:
 
 def read_body(envelope: Envelope, format: ResultFormat) -> dict[str, Any]:
     """Return what a result's body says, exceptions still encoded. Raises MessageError."""
-    properties = envelope.properties
-    body = loads(
-        envelope.body,
-        properties.content_type,
-        properties.content_encoding,
-        accept=format.accept,
-        compression=(properties.headers or {}).get("compression"),
-        limit=format.inflate_limit,
-    )
-    if not isinstance(body, dict) or not isinstance(body.get("status"), str):
-        raise InvalidMessage("a result must be a mapping with `status`")
-    return body
+    return protocol.read_result(envelope, accept=format.accept, limit=format.inflate_limit)
 
 
 def from_body(body: Mapping[str, Any]) -> Meta:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import code
 import importlib.util
+import traceback
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ import click
 from amqptasks.app import App
 from amqptasks.cli.apps import load_app
 from amqptasks.cli.options import Common, common_options
-from amqptasks.cli.output import Failure
+from amqptasks.cli.output import FAILED, Failure
 from amqptasks.worker.loading import import_tasks
 
 
@@ -29,11 +30,20 @@ def command(text: str | None, plain: bool) -> None:
     with load_app(common) as app:
         names = namespace(app)
         if text is not None:
-            exec(compile(text, "<-c>", "exec"), names)  # noqa: S102 (running it is what the user asked for)
+            _run(text, names)
         elif plain or importlib.util.find_spec("IPython") is None:
             code.interact(_greeting(names, common), local=names, exitmsg="")
         else:
             _ipython(names, _greeting(names, common))
+
+
+def _run(text: str, names: dict[str, Any]) -> None:
+    """Run the user's code; what it raises is shown as Python does, since it is the user's."""
+    try:
+        exec(compile(text, "<-c>", "exec"), names)  # noqa: S102 (it is what was asked for)
+    except Exception:
+        traceback.print_exc()
+        click.get_current_context().exit(FAILED)
 
 
 def namespace(app: App) -> dict[str, Any]:

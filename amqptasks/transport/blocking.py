@@ -1,7 +1,7 @@
 """The blocking client: publish, declare and consume from any thread, over one I/O thread and its event loop.
 
-Opened by its first use, reopened after a loss, after `close` and in a forked child. Callers encode in their own
-thread; the I/O thread only moves bytes. Knows envelopes and queues; knows nothing of tasks or results.
+Opened by its first use, reopened after a loss, after `close` and in a forked child. Callers encode in their
+own thread; the I/O thread only moves bytes. Knows envelopes and queues; knows nothing of tasks or results.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from amqptasks.errors import AmqptasksError, TransportError
 from amqptasks.transport.base import Connect, Link, OnDelivery, ServerInfo
 from amqptasks.transport.codec import pack
 from amqptasks.transport.io_thread import IoThread
-from amqptasks.transport.publisher import LIMIT_BYTES, LIMIT_MESSAGES, RetryPolicy
+from amqptasks.transport.keeping import RetryPolicy
+from amqptasks.transport.publisher import LIMIT_BYTES, LIMIT_MESSAGES
 from amqptasks.transport.subscribing import OnLost, OnRestored, Wanted
 from amqptasks.transport.tickets import Room, Ticket
 
@@ -33,7 +34,7 @@ _CHUNK = 100
 
 
 class Subscription:
-    """A running consumer of a `BlockingConnection`; its callbacks run in the I/O thread and must not block."""
+    """A running consumer of a `BlockingConnection`; callbacks run in the I/O thread and must not block."""
 
     def __init__(self, io: IoThread, wanted: Wanted) -> None:
         self.queue = wanted.queue
@@ -63,9 +64,9 @@ class Subscription:
 class BlockingConnection:
     """A `Connection` on top of a `Connect`; thread-safe. Times are seconds.
 
-    `timeout` bounds each publish, declare or consume that names none itself; `policy` says how often an absent
-    broker is tried before that, BrokerUnavailable telling why. `limit_messages` and `limit_bytes` bound what is
-    unconfirmed: who publishes more waits for room, within the same timeout.
+    `timeout` bounds each publish, declare or consume that names none itself; `policy` says how often an
+    absent broker is tried before that, BrokerUnavailable telling why. `limit_messages` and `limit_bytes`
+    bound what is unconfirmed: who publishes more waits for room, within the same timeout.
     """
 
     def __init__(
@@ -98,8 +99,9 @@ class BlockingConnection:
     def publish(self, envelopes: Sequence[Envelope | Parcel], timeout: float | None = None) -> None:
         """Return when ALL are confirmed and routed: a batch costs one round trip. See `Ticket.wait`.
 
-        Raises Unroutable, Nacked, TooLarge, BrokerBlocked, PublishTimeout, BrokerUnavailable, ConnectionLost; a
-        plain RuntimeError inside a consumer's callback, which runs in the thread that would have to answer.
+        Raises Unroutable, Nacked, TooLarge, BrokerBlocked, PublishTimeout, BrokerUnavailable,
+        ConnectionLost; a plain RuntimeError inside a consumer's callback, which runs in the thread that
+        would have to answer.
         """
         self._refuse_io_thread()
         self.submit(envelopes, timeout).wait()
@@ -144,7 +146,7 @@ class BlockingConnection:
         return self._call(_server)
 
     def declare(self, *entities: Entity, passive: bool = False) -> list[QueueInfo]:
-        """Declare in order; return an info for each queue. Raises as `Link.declare`, and BrokerUnavailable."""
+        """Declare in order; return an info for each queue. Raises as `Link.declare`, or BrokerUnavailable."""
         return self._call(lambda link: link.declare(*entities, passive=passive))
 
     def inspect(self, queue: str) -> QueueInfo:
@@ -155,9 +157,14 @@ class BlockingConnection:
         """Remove the ready messages; return how many. Raises NotFound."""
         return self._call(lambda link: link.purge(queue))
 
-    def delete_queue(self, queue: str, *, if_unused: bool = False, if_empty: bool = False) -> int:
+    def delete_queue(
+        self, queue: str, *, if_unused: bool = False, if_empty: bool = False, timeout: float | None = None
+    ) -> int:
         """Delete a queue; return how many messages went with it; 0 for a missing one."""
-        return self._call(lambda link: link.delete_queue(queue, if_unused=if_unused, if_empty=if_empty))
+        return self._open().call(
+            lambda link: link.delete_queue(queue, if_unused=if_unused, if_empty=if_empty),
+            self.timeout if timeout is None else timeout,
+        )
 
     def get(self, queue: str) -> Delivery | None:
         """Take one message, without ack; None when the queue is empty. For tools."""
@@ -177,7 +184,8 @@ class BlockingConnection:
         on_restored: OnRestored | None = None,
         timeout: float | None = None,
     ) -> Subscription:
-        """Return once `queue` is consumed. After any outage it is declared (with `declare`) and consumed again.
+        """Return once `queue` is consumed. After any outage it is declared (with `declare`) and consumed
+        again.
 
         A `Queue` is declared, a name is only consumed. Callbacks run in the I/O thread: `on_lost(error)` when
         deliveries stop, `on_restored(kept)` when they go on; `kept` tells whether the queue had survived.
@@ -199,7 +207,8 @@ class BlockingConnection:
         return Subscription(io, wanted)
 
     def close(self, timeout: float | None = None) -> None:
-        """Wait at most `timeout` seconds for what is unconfirmed, then close; the rest fails with ConnectionLost.
+        """Wait at most `timeout` seconds for what is unconfirmed, then close; the rest fails with
+        ConnectionLost.
 
         A later use opens it again.
         """

@@ -1,7 +1,8 @@
 """One thread that runs an event loop for a blocking client: it publishes, answers calls, and keeps consumers.
 
-Callers hand over what they have encoded by appending to a deque; the loop is woken only when it was not about to
-look anyway. Everything but `send`, `call` and `stop` happens on the loop. A forked child abandons its parent's.
+Callers hand over what they have encoded by appending to a deque; the loop is woken only when it was not
+about to look anyway. Everything but `send`, `call` and `stop` happens on the loop. A forked child abandons
+its parent's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any, TypeVar
 from amqptasks.amqp import Envelope, Parcel
 from amqptasks.errors import AmqptasksError, BrokerUnavailable, ConnectionLost, PublishTimeout, TransportError
 from amqptasks.transport.base import Connect, Link
-from amqptasks.transport.publisher import Publisher, RetryPolicy
+from amqptasks.transport.keeping import RetryPolicy
+from amqptasks.transport.publisher import Publisher
 from amqptasks.transport.subscribing import Subscriber
 from amqptasks.transport.tickets import GRACE, Room, Ticket
 
@@ -28,7 +30,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Batch = tuple[Ticket, float, Sequence[Envelope | Parcel], Sequence[Parcel | AmqptasksError]]
-"""Ticket and deadline; messages as they were given, and each one encoded, or the reason why it could not be."""
+"""Ticket and deadline; messages as they were given, and each one encoded, or why it could not be."""
 
 
 class _Answer:
@@ -104,11 +106,11 @@ class IoThread:
             self._refuse_batches()
 
     def call(self, function: Callable[[Link], Awaitable[T]], timeout: float) -> T:
-        """Run `function` with the publishing link, within `timeout` seconds; repeated when the link is lost."""
+        """Run `function` with the publishing link, within `timeout` seconds; again when the link is lost."""
         return self.run(self._with_link(function, timeout), timeout)
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: float) -> T:
-        """Run `coroutine` on the loop and return its value. Raises BrokerUnavailable after `timeout` seconds."""
+        """Return `coroutine`'s value, run on the loop. Raises BrokerUnavailable after `timeout` seconds."""
         try:
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         except RuntimeError:

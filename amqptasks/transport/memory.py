@@ -1,7 +1,9 @@
-"""`memory://name`: a broker inside this process, with RabbitMQ's semantics, for tests and for trying things out.
+"""`memory://name`: a broker inside this process, with RabbitMQ's semantics, for tests and for trying things
+out.
 
-Every link of the process to the same name meets the same `MemoryBroker`; links may live on different loops and
-threads, each is called back on its own. Nothing survives the process, and a forked child starts with none.
+Every link of the process to the same name meets the same `MemoryBroker`; links may live on different loops
+and threads, each is called back on its own. Nothing survives the process, and a forked child starts with
+none.
 
     link = await memory.connect("name")
     memory.broker("name").drop_connections()        # an outage, for a test

@@ -1,8 +1,10 @@
-"""The in-process broker behind `memory://`: exchanges, queues and dead letters as RabbitMQ has them, no network.
+"""The in-process broker behind `memory://`: exchanges, queues and dead letters as RabbitMQ has them, no
+network.
 
 One lock guards everything; links of any event loop or thread call in, and are called back through their own
-`emit`. Knows nothing of asyncio: time passes by `tick`, which links call when `wake` told them to. Tests provoke
-outages by `drop_connections`, `block`, `refuse_connections`, `withhold_confirms`, and let time pass by `advance`.
+`emit`. Knows nothing of asyncio: time passes by `tick`, which links call when `wake` told them to. Tests
+provoke outages by `drop_connections`, `block`, `refuse_connections`, `withhold_confirms`, and let time pass
+by `advance`.
 """
 
 from __future__ import annotations

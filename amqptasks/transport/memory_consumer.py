@@ -1,4 +1,4 @@
-"""A consumer's channel on the in-process broker: tags, acknowledgements, and what goes back when it closes."""
+"""A consumer's channel on the in-process broker: tags, acks, and what goes back when it closes."""
 
 from __future__ import annotations
 

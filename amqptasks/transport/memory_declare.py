@@ -1,4 +1,4 @@
-"""Declaring, looking up and deleting on the in-process broker, with RabbitMQ's refusals. Call under its lock."""
+"""Declaring on the in-process broker, with RabbitMQ's refusals. Call under the broker's lock."""
 
 from __future__ import annotations
 

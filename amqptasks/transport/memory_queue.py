@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from amqptasks.amqp import Queue
 
 Reason = str
-"""Why a message left its queue undelivered: rejected, expired, maxlen or delivery_limit (RabbitMQ's words)."""
+"""Why a message left its queue undelivered: rejected, expired, maxlen, delivery_limit (RabbitMQ's words)."""
 
 
 @dataclass(slots=True, eq=False)

@@ -36,7 +36,7 @@ class MemoryExchange:
             self._by_key.setdefault(binding.routing_key, []).append(binding)
 
     def unbind(self, kind: str, name: str) -> bool:
-        """Remove every binding to a destination that is gone; return whether the last binding went with it."""
+        """Remove every binding to a destination that is gone; return whether none is left now."""
         kept = [each for each in self.bindings if (each.kind, each.destination) != (kind, name)]
         went = len(kept) < len(self.bindings)
         self.bindings = kept
@@ -75,7 +75,7 @@ def topic_matches(pattern: tuple[str, ...], key: tuple[str, ...]) -> bool:
 
 
 def headers_match(wanted: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
-    """`x-match` is all (the default) or any; names that begin with `x-` count only for the `-with-x` variants."""
+    """`x-match` is all (the default) or any; names in `x-` count only for the `-with-x` variants."""
     how = wanted.get("x-match", "all")
     names = [
         name

@@ -1,4 +1,4 @@
-"""Which driver opens a broker URL. The one place that chooses; a driver is imported when it is first needed."""
+"""Which driver opens a broker URL. The one place that chooses; drivers are imported when first needed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def opener(
 ) -> Connect:
     """Return what opens a link to the first of `urls` that answers.
 
-    `name` is shown by RabbitMQ's tools; `heartbeat` and `timeout` (one host's connecting, and each call's answer)
-    are seconds, and give way to what a URL says itself. Raises ImproperlyConfigured without a URL.
+    `name` is shown by RabbitMQ's tools; `heartbeat` and `timeout` (one host's connecting, and each call's
+    answer) are seconds, and give way to what a URL says itself. Raises ImproperlyConfigured without a URL.
     """
     if not urls:
         raise ImproperlyConfigured("there is no broker URL; write for example amqp://guest@localhost//")

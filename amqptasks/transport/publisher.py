@@ -10,59 +10,28 @@ confirmed, refused, or given up. A lost link only returns it to the second step,
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from amqptasks.amqp import Parcel
-from amqptasks.backoff import reconnecting
 from amqptasks.errors import (
-    AccessRefused,
     BrokerBlocked,
     BrokerUnavailable,
     ConnectionLost,
     NotFound,
     PublishTimeout,
-    TLSFailed,
     TransportError,
     Unroutable,
-    VhostNotFound,
 )
 from amqptasks.transport.base import Connect, Done, Link
+from amqptasks.transport.keeping import Keeper, RetryPolicy, another
 
 log = logging.getLogger(__name__)
 
-PERMANENT = (AccessRefused, VhostNotFound, TLSFailed)
-"""Refusals that a retry does not mend."""
-
 LIMIT_MESSAGES = 1000
 LIMIT_BYTES = 32 * 1024 * 1024
-
-_STEADY = 1.0
-"""Seconds after which a link counts as good; one that is lost sooner is not replaced without a pause."""
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How often a client tries to reach the broker: Celery's `task_publish_retry_policy`, times in seconds.
-
-    `max_retries` counts the attempts after the first; None goes on until the message's deadline.
-    """
-
-    max_retries: int | None = 3
-    interval_start: float = 0.0
-    interval_step: float = 0.2
-    interval_max: float = 1.0
-
-    def delays(self) -> Iterator[float]:
-        """Yield the wait before each retry, for ever."""
-        for retry in itertools.count():
-            yield min(
-                self.interval_start + retry * self.interval_step, self.interval_start + self.interval_max
-            )
 
 
 class _Pending:
@@ -106,9 +75,6 @@ class Publisher:
         self.limit_bytes = limit_bytes
         self.saturated = False
         """True from the moment a limit is reached until a quarter of it is free again."""
-        self.reconnects = 0
-        self.last_error: TransportError | None = None
-        self._connect = connect
         self._policy = policy
         self._give_up_after = give_up_after
         self._on_room = on_room
@@ -116,14 +82,18 @@ class Publisher:
         self._held: deque[_Pending] = deque()
         self._bytes = 0
         self._link: Link | None = None
-        self._running: asyncio.Task[None] | None = None
-        self._connected = asyncio.Event()
         self._idle = asyncio.Event()
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_at = math.inf
-        self._attempts = 0
-        self._waiters = 0
         self._closed = False
+        self._keeper = Keeper(
+            connect,
+            policy,
+            wanted=lambda: bool(self._pending),
+            on_open=self._resend,
+            on_end=self._hold_back,
+            on_refusal=self._charge,
+        )
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "connected" if self._link else "not connected"
@@ -145,6 +115,11 @@ class Publisher:
         return self._link
 
     @property
+    def reconnects(self) -> int:
+        """How often the link was lost."""
+        return self._keeper.losses
+
+    @property
     def blocked(self) -> str | None:
         """The broker's reason while it takes no messages."""
         return self._link.blocked if self._link is not None else None
@@ -152,11 +127,12 @@ class Publisher:
     # --- posting -------------------------------------------------------------------------------------
 
     def post(self, parcel: Parcel, done: Done, deadline: float | None = None) -> None:
-        """Send `parcel` and call `done` once its fate is known: as `Link.post`, but a lost link is not a fate.
+        """Send `parcel` and call `done` once its fate is known: as `Link.post`, but a lost link is not a
+        fate.
 
-        `deadline` is a time of `loop.time()`, at which it is given up with BrokerBlocked, BrokerUnavailable or
-        PublishTimeout. An Unroutable message whose fate is "drop" counts as delivered. Never blocks, never
-        raises; the limits are the caller's to respect.
+        `deadline` is a time of `loop.time()`, at which it is given up with BrokerBlocked, BrokerUnavailable
+        or PublishTimeout. An Unroutable message whose fate is "drop" counts as delivered. Never blocks,
+        never raises; the limits are the caller's to respect.
         """
         size = len(parcel.header) + len(parcel.body)
         if deadline is None and self._give_up_after is not None:
@@ -184,7 +160,7 @@ class Publisher:
         if self._closed:
             self._finish(pending, ConnectionLost("the publisher is closed; nothing more is sent"))
         elif self._link is None:
-            self._run()  # everything pending is sent once there is a link
+            self._keeper.run()  # everything pending is sent once there is a link
         else:
             self._held.append(pending)
 
@@ -200,7 +176,7 @@ class Publisher:
     def _settle(self, pending: _Pending, error: TransportError | None) -> None:
         if error is not None:
             if isinstance(error, ConnectionLost):
-                return  # it stays pending, and `_serve` sends it again
+                return  # it stays pending, and `_resend` sends it on the next link
             if pending.parcel.fate == "drop" and isinstance(error, Unroutable | NotFound):
                 error = None
         self._finish(pending, error)
@@ -210,7 +186,10 @@ class Publisher:
         if self._pending.pop(pending, self) is self:
             return
         self._bytes -= pending.size
-        pending.done(error)
+        try:
+            pending.done(error)
+        except Exception:
+            log.exception("what followed a publish failed")
         if self.saturated:
             self._make_room()
         if not self._pending:
@@ -226,6 +205,7 @@ class Publisher:
         now = asyncio.get_running_loop().time()
         for pending in [each for each in self._pending if each.deadline is not None and each.deadline <= now]:
             self._finish(pending, self.reason_for_delay())
+        self._held = deque(each for each in self._held if each in self._pending)
         self._sweep, self._sweep_at = None, math.inf
         following = min((each.deadline for each in self._pending if each.deadline is not None), default=None)
         if following is not None:
@@ -235,10 +215,10 @@ class Publisher:
         """Why what waits now is waiting, as the error for who waits no longer."""
         if self.blocked is not None:
             return BrokerBlocked(
-                f"the broker takes no messages ({self.blocked}); free memory or disk on its host, then try again"
+                f"the broker takes no messages ({self.blocked}); free memory or disk on its host"
             )
-        if self._link is None and self.last_error is not None:
-            return BrokerUnavailable(f"the broker could not be reached in time: {self.last_error}")
+        if self._link is None and self._keeper.last_error is not None:
+            return BrokerUnavailable(f"the broker could not be reached in time: {self._keeper.last_error}")
         return PublishTimeout("the broker did not confirm in time; the message may still arrive")
 
     # --- connecting ----------------------------------------------------------------------------------
@@ -246,125 +226,34 @@ class Publisher:
     async def start(self) -> None:
         """Connect; return once connected for the first time.
 
-        Raises AccessRefused, VhostNotFound or TLSFailed at once, and with a policy BrokerUnavailable when it is
-        exhausted. Without a policy it waits for the broker for as long as it takes.
+        Raises AccessRefused, VhostNotFound or TLSFailed at once, and with a policy BrokerUnavailable when
+        it is exhausted. Without a policy it waits for the broker for as long as it takes.
         """
         await self.connected()
 
     async def connected(self) -> Link:
         """Return the link, connecting if there is none. Raises as `start`."""
-        self._waiters += 1
-        try:
-            while self._link is None:
-                if self._closed:
-                    raise ConnectionLost("the publisher is closed")
-                await self._attempt()
-        finally:
-            self._waiters -= 1
-        return self._link
+        return await self._keeper.connected()
 
-    async def _attempt(self) -> None:
-        running = self._run()
-        connected = asyncio.ensure_future(self._connected.wait())
-        try:
-            await asyncio.wait({running, connected}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            connected.cancel()
-        if self._link is None and running.done():
-            raise _copy(self.last_error or ConnectionLost("the connection was lost while it opened"))
-
-    def _run(self) -> asyncio.Task[None]:
-        if self._running is None or self._running.done():
-            self._running = asyncio.get_running_loop().create_task(self._keep_connected())
-            self._running.add_done_callback(self._ran)
-        return self._running
-
-    def _ran(self, running: asyncio.Task[None]) -> None:
-        if running.cancelled() or self._closed:
-            return
-        if running.exception() is not None:
-            log.error("the publishing connection ended by a mistake of ours", exc_info=running.exception())
-        # Posted by a callback that was just told of a failure: the attempts begin anew for it.
-        if self._pending:
-            self._run()
-
-    async def _keep_connected(self) -> None:
-        """Open a link, serve it until it is lost, and again; a client stops when nobody wants it any more."""
-        loop, patient, pauses = asyncio.get_running_loop(), False, reconnecting()
-        while not self._closed:
-            link = await self._open(patient=patient)
-            if link is None:
-                return
-            # A worker that has once been connected waits for a password or vhost to be put right.
-            patient = self._policy is None
-            opened = loop.time()
-            await self._serve(link)
-            if self._policy is not None and not self._wanted:
-                return
-            if loop.time() - opened > _STEADY:
-                pauses = reconnecting()
-            else:
-                await asyncio.sleep(next(pauses))
-
-    @property
-    def _wanted(self) -> bool:
-        return bool(self._pending) or self._waiters > 0
-
-    async def _open(self, *, patient: bool) -> Link | None:
-        """Return a link, or None once everybody who waited was told why there is none."""
-        self._attempts = 0
-        for delay in self._policy.delays() if self._policy is not None else reconnecting():
-            try:
-                return await self._connect()
-            except TransportError as exc:
-                error, hopeless = exc, isinstance(exc, PERMANENT)
-            except Exception as exc:
-                log.exception("connecting failed in a way that a retry does not mend")
-                error, hopeless = BrokerUnavailable(f"connecting failed: {exc!r}"), True
-            self.last_error = error
-            if hopeless and not patient:
-                self._fail_all(error)
-            if (hopeless and not patient) or self._exhausted(error):
-                return None
-            log.log(logging.DEBUG if self._policy else logging.WARNING, "cannot connect: %s", error)
-            await asyncio.sleep(delay)
-        return None
-
-    def _exhausted(self, error: TransportError) -> bool:
-        """Count a failed attempt against every message; with a policy, fail those that had their share."""
-        if self._policy is None:
-            return self._closed
-        most = self._policy.max_retries
-        self._attempts += 1
-        if most is None:
-            return self._closed or not self._wanted
-        for pending in list(self._pending):
-            pending.failures += 1
-            if pending.failures > most:
-                self._finish(pending, _copy(error))
-        return self._closed or (not self._pending and self._attempts > most)
-
-    async def _serve(self, link: Link) -> None:
+    def _resend(self, link: Link) -> None:
         self._link = link
-        self.last_error = None
-        self._connected.set()
         self._held = deque(self._pending)
         link.on_blocked = self._send_held
         self._send_held(link.blocked)
-        reason = await asyncio.shield(link.lost)
-        self.last_error = reason
-        self._connected.clear()
+
+    def _hold_back(self) -> None:
         self._link = None
         self._held.clear()
-        if not self._closed:
-            self.reconnects += 1
-            log.log(
-                logging.DEBUG if self._policy else logging.WARNING, "publishing connection lost: %s", reason
-            )
 
-    def _fail_all(self, error: TransportError) -> None:
+    def _charge(self, error: TransportError, hopeless: bool) -> None:
+        """Count a failed attempt against every message; with a policy, fail those that had their share."""
+        most = (
+            math.inf if self._policy is None or self._policy.max_retries is None else self._policy.max_retries
+        )
         for pending in list(self._pending):
-            self._finish(pending, _copy(error))
+            pending.failures += 1
+            if hopeless or pending.failures > most:
+                self._finish(pending, another(error))
 
     # --- ending --------------------------------------------------------------------------------------
 
@@ -385,18 +274,8 @@ class Publisher:
         self._closed = True
         if self._sweep is not None:
             self._sweep.cancel()
-        link, running = self._link, self._running
-        if link is not None:
-            await link.close()
-        if running is not None:
-            running.cancel()
-            await asyncio.wait({running})
+        await self._keeper.close()
         for pending in list(self._pending):
             self._finish(
                 pending, ConnectionLost("closed before the broker confirmed; the message may have arrived")
             )
-
-
-def _copy(error: TransportError) -> TransportError:
-    """The same refusal for another message: one exception must not be raised by two threads at once."""
-    return type(error)(*error.args)

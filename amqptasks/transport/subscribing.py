@@ -16,7 +16,7 @@ from amqptasks.amqp import Arguments, Entity, Queue
 from amqptasks.backoff import reconnecting
 from amqptasks.errors import BrokerUnavailable, ConnectionLost, NotFound, TransportError
 from amqptasks.transport.base import Connect, Consumer, Link, OnDelivery
-from amqptasks.transport.publisher import PERMANENT, RetryPolicy
+from amqptasks.transport.keeping import PERMANENT, RetryPolicy
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Subscriber:
         self._wanted: dict[Wanted, asyncio.Task[None]] = {}
 
     async def add(self, wanted: Wanted) -> None:
-        """Return once it consumes, and keep it so. Raises what stood in the way, after the policy's attempts."""
+        """Return once it consumes, and keep it so. Raises what stood in the way of the policy's attempts."""
         delays = self._policy.delays()
         failures = 0
         while True:

@@ -1,7 +1,7 @@
 """What passes between the threads that publish and the I/O thread: tickets, and the room they take.
 
-Knows no event loop and does no I/O. A `Room` bounds what is on its way; a `Ticket` is one caller's wait for any
-number of messages, woken once.
+Knows no event loop and does no I/O. A `Room` bounds what is on its way; a `Ticket` is one caller's wait for
+any number of messages, woken once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from amqptasks.amqp import Envelope, Parcel
 from amqptasks.errors import AmqptasksError, BrokerBlocked, ConnectionLost, PublishError, PublishTimeout
 
 GRACE = 2.0
-"""Seconds past a message's deadline after which even a silent I/O thread no longer keeps its caller waiting."""
+"""Seconds past a message's deadline after which even a silent I/O thread keeps nobody waiting."""
 
 
 class Ticket:
@@ -28,7 +28,7 @@ class Ticket:
         self.deadline = deadline
         """A time of `time.monotonic()`, at which what is unconfirmed is given up."""
         self.failures: list[tuple[Envelope | Parcel, AmqptasksError]] = []
-        """Each message that is not in a queue, with the reason; complete once `wait` has returned or raised."""
+        """Each message that is not in a queue, with the reason; complete once `done`."""
         self._left = count
         self._owner = os.getpid()
         self._latch = threading.Lock()
@@ -54,9 +54,9 @@ class Ticket:
     def wait(self, timeout: float | None = None) -> None:
         """Return when every message is confirmed and in a queue; else raise the first failure's reason.
 
-        `timeout` seconds shorten the wait (PublishTimeout; the ticket stays good for another one); without it the
-        messages' own deadline holds. The error's `envelopes` are all messages that were refused. In a forked child,
-        what the parent had not been answered raises ConnectionLost.
+        `timeout` seconds shorten the wait (PublishTimeout; the ticket stays good for another one); without
+        it the messages' own deadline holds. The error's `envelopes` are all messages that were refused. In
+        a forked child, what the parent had not been answered raises ConnectionLost.
         """
         if self._latch.locked():
             self._await(timeout)
@@ -66,7 +66,8 @@ class Ticket:
     def _await(self, timeout: float | None) -> None:
         if self._owner != os.getpid():
             raise ConnectionLost(
-                "these messages were published by the parent process, before the fork; only the parent learns their fate"
+                "these messages were published by the parent process, before the fork; "
+                "only the parent learns their fate"
             )
         longest = max(0.0, self.deadline + GRACE - time.monotonic())
         if not self._latch.acquire(timeout=longest if timeout is None else min(max(0.0, timeout), longest)):
@@ -76,7 +77,7 @@ class Ticket:
         self._latch.release()
 
     def _failure(self) -> AmqptasksError:
-        message, first = self.failures[0]
+        first = self.failures[0][1]
         if self.count == 1 and not isinstance(first, PublishError):
             return first
         text = str(first)

@@ -185,6 +185,17 @@ class Conclusions:
             publish=(dead, *self._packed(self._tell_sender(delivery, error))), state=states.REJECTED
         )
 
+    def unwritten(self, delivery: Delivery, error: Exception) -> Outcome:
+        """The last resort: the message, with what went wrong on it, in its dead-letter queue."""
+        dead = deadletters.refused(
+            delivery,
+            self._dead,
+            reason="outcome",
+            error=f"{type(error).__name__}: {error}",
+            node=self._node,
+        )
+        return Outcome(publish=(dead,), state=states.FAILURE)
+
     def obituary(self, run: Run, task: Task[..., Any], request: Request) -> Outcome:
         """What follows when a run ended from outside: expired, revoked, its child killed or lost, or not due yet."""
         match run.cause:

@@ -16,12 +16,13 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+from amqptasks import states
 from amqptasks.amqp import Delivery, Parcel
 from amqptasks.errors import AmqptasksError, NotFound, TooLarge, TransportError, Unroutable
 from amqptasks.transport import codec
 from amqptasks.transport.publisher import Publisher
 from amqptasks.worker.admission import KEYS, admit
-from amqptasks.worker.deadletters import forwarded
+from amqptasks.worker.deadletters import forwarded, refused
 from amqptasks.worker.flight import UNKNOWN_TASK, Counters, Flight, Recent
 from amqptasks.worker.lane import Lane
 from amqptasks.worker.outcome import Cause, Manifest, Outcome, Run, TaskOptions, Verdict
@@ -31,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 REMEMBERED = 50_000
 """Ids of early-started and of void finished runs, kept to recognise their redeliveries."""
+
+
+OBITUARIES = 3
+"""Children that may die on one message before the parent gives up on having its obituary written."""
 
 
 class Dispatch:
@@ -141,10 +146,21 @@ class Dispatch:
         self.counters.lost += 1
         flight = self._flights[key]
         flight.failed = True
+        flight.losses += 1
         if flight.options.acks_late and (innocent or self._abandoning):
             self._settle(flight, Verdict.REQUEUE)
             return
+        if flight.losses > OBITUARIES:
+            self._bury(flight, reason)
+            return
         self._pool.submit(Run(key, flight.delivery, cause, reason))
+
+    def _bury(self, flight: Flight, reason: str) -> None:
+        """Its obituary kills children too: the message goes to the dead letters as it is, from here."""
+        error = f"children died while they wrote what follows from this task, the last by {reason}"
+        logger.error("%s: %s", flight.identity, error)
+        dead = refused(flight.delivery, self._dead_exchange, reason="crashed", error=error, node=self._node)
+        self.finished(flight.key, Outcome(publish=(dead,), state=states.FAILURE))
 
     # --- out ---------------------------------------------------------------------------------------------
 

@@ -54,9 +54,13 @@ class Executor:
         request = Request.of(message, run.delivery, hostname=self.node)
         token = push(request)
         try:
-            if run.cause is not Cause.RUN:
-                return self._conclude.obituary(run, task, request)
-            return self._trace(task, request, run, started)
+            if run.cause is Cause.RUN:
+                return self._trace(task, request, run, started)
+            return self._conclude.obituary(run, task, request)
+        except Exception as error:
+            # What follows from the run could not be written: the broker is down for what must be declared, or a bug.
+            logger.exception("Task %s[%s]: its outcome could not be written", message.task, message.id)
+            return self._conclude.unwritten(run.delivery, error)
         finally:
             pop(token)
 

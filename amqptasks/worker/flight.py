@@ -35,6 +35,8 @@ class Flight:
     verdict: Verdict = Verdict.ACK
     failed: bool = False
     """Counts as a failed delivery when it is given back."""
+    losses: int = 0
+    """Children that died on it: the first by running it, later ones by writing its obituary."""
     heir: Flight | None = None
     """The redelivery of this very message, which waits for this run's outcome."""
 

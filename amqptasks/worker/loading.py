@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, TypeVar
@@ -48,13 +49,13 @@ def find_app(spec: str, workdir: str | os.PathLike[str] | None = None) -> App:
 def import_tasks(
     app: App, modules: Iterable[str] = (), workdir: str | os.PathLike[str] | None = None
 ) -> None:
-    """Import `modules` (those of `-I`) and what the app's settings name, so that all its tasks are registered.
+    """Import `modules` (those of `-I`) and what the settings name, so that all tasks are registered.
 
     Raises AppImportFailed when a module is missing or the user's code raised.
     """
     folder = Path(workdir or Path.cwd()).resolve()
     for module in modules:
-        _guarded(lambda module=module: importlib.import_module(module), f"importing {module} (-I)", folder)
+        _guarded(partial(importlib.import_module, module), f"importing {module} (-I)", folder)
     _guarded(app.import_modules, "importing what `include` and `imports` name", folder)
 
 

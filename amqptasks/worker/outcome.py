@@ -48,6 +48,8 @@ class Cause(enum.IntEnum):
     TERMINATED = 7
     EARLY = 8
     """Not due yet (a sender that does not use the ladder): put it on the ladder. `detail` is the rest in seconds."""
+    HOOK = 9
+    """No delivery to run: send the worker's own signal that `detail` names, to the app's receivers."""
 
 
 @dataclass(frozen=True, slots=True)

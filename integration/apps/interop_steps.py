@@ -19,30 +19,33 @@ class CardRefused(Exception):
         self.code = code
 
 
-def register(app: Any, side: str) -> None:
-    """Give `app` every task here, named `interop.*`; `side` is what its workers answer when asked who they are."""
-    for function in (add, echo, kinds, divide, refuse, hide, crash, sleep, note):
-        app.task(name=f"interop.{function.__name__}")(function)
-    for function in (told, flaky, busy):
-        app.task(name=f"interop.{function.__name__}", bind=True, max_retries=5)(function)
+def register(app: Any, side: str, **options: Any) -> None:
+    """Give `app` every task here, named `interop.*`; `side` is what its workers answer when asked who they are.
 
-    @app.task(name="interop.step")
+    `options` go to every task.
+    """
+    for function in (add, echo, kinds, divide, refuse, hide, crash, sleep, note):
+        app.task(name=f"interop.{function.__name__}", **options)(function)
+    for function in (told, flaky, busy):
+        app.task(name=f"interop.{function.__name__}", bind=True, max_retries=5, **options)(function)
+
+    @app.task(name="interop.step", **options)
     def step(trail: list[str], mark: str = "") -> list[str]:
         return [*trail, f"{mark}{side}"]
 
-    @app.task(name="interop.effect")
+    @app.task(name="interop.effect", **options)
     def effect(path: str, number: int) -> None:
         append(path, f"{number} {side}")
 
-    @app.task(name="interop.failed")
+    @app.task(name="interop.failed", **options)
     def failed(task_id: str, *, path: str) -> None:
         append(path, f"{side} {task_id}")
 
-    @app.task(name="interop.blamed")
+    @app.task(name="interop.blamed", **options)
     def blamed(request: Any, exc: BaseException, traceback: Any, *, path: str) -> None:
         append(path, f"{side} {request.id} {exc!r}")
 
-    @app.task(name=f"{side}.only")
+    @app.task(name=f"{side}.only", **options)
     def only() -> str:
         return side
 

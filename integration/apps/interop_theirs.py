@@ -24,7 +24,8 @@ def make(broker_url: str, queues: str | None = None, **settings: Any) -> Celery:
         worker_hijack_root_logger=False,
     )
     app.conf.update(settings)
-    register(app, "celery")
+    # Shared, they would be registered again on every Celery app of the process.
+    register(app, "celery", shared=False)
     return app
 
 

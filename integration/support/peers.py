@@ -44,8 +44,8 @@ class Way:
         """Call `interop.<task>`; keyword arguments are options. Return the result's handle."""
         return self.app.send_task(f"interop.{task}", args, **{"queue": self.queue} | options)
 
-    def signature(self, task: str, *args: Any, **options: Any) -> Any:
-        return self.app.signature(f"interop.{task}", args, **options).set(queue=self.queue)
+    def signature(self, task: str, *args: Any, **kwargs: Any) -> Any:
+        return self.app.signature(f"interop.{task}", args, kwargs).set(queue=self.queue)
 
 
 def printed_queues(broker_url: str, folder: Path, app: str = OURS) -> str:

@@ -32,7 +32,6 @@ def pack(name):
 @pytest.fixture
 def shop(cli):
     cli.write("tasks.py", QUEUES.format(name=cli.folder.name))
-    cli.environment = ("-A", "tasks")
 
     def run(*words: str):
         return cli("-A", "tasks", *words)
@@ -178,6 +177,13 @@ def test_shell_runs_code_with_the_app_and_its_tasks(shop) -> None:
     ran = shop("shell", "-c", "print(add(2, 3), app.main, pack.name)")
 
     assert ran.out == "5 shop tasks.pack\n"
+
+
+def test_what_code_in_the_shell_raises_is_shown_as_python_does(shop) -> None:
+    ran = shop("shell", "-c", "1 / 0")
+
+    assert ran.code == 1
+    assert ran.err.endswith("ZeroDivisionError: division by zero\n")
 
 
 def test_shell_reads_its_input(shop, monkeypatch) -> None:

@@ -26,9 +26,9 @@ from amqptasks.errors import (
 )
 from amqptasks.transport import memory
 from amqptasks.transport.blocking import BlockingConnection
+from amqptasks.transport.keeping import RetryPolicy
 from amqptasks.transport.memory_broker import MemoryBroker
 from amqptasks.transport.opening import opener
-from amqptasks.transport.publisher import RetryPolicy
 from amqptasks.transport.url import parse
 
 QUICK = RetryPolicy(max_retries=2, interval_step=0.01, interval_max=0.01)
@@ -574,27 +574,27 @@ def test_a_forked_child_connects_anew_and_its_parent_goes_on(
 
 
 def test_a_fork_in_the_midst_of_other_threads_leaves_no_lock_held(connection: BlockingConnection) -> None:
-    stop = threading.Event()
+    io = connection._open()
+    held, release = threading.Event(), threading.Event()
 
-    def publish() -> None:
-        while not stop.is_set():
-            connection.publish([envelope()])
-
-    threads = [threading.Thread(target=publish) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    def hold() -> None:
+        with connection._lock, io.room.lock:
+            held.set()
+            release.wait(10)
 
     def child() -> bool:
         connection.declare(Queue("q"))
         connection.publish([envelope()])
         return True
 
-    codes = [in_child(child) for _ in range(10)]
-    stop.set()
-    for thread in threads:
-        thread.join(10)
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(10)
+    code = in_child(child)
+    release.set()
+    holder.join(10)
 
-    assert codes == [0] * 10
+    assert code == 0
     connection.publish([envelope()])
 
 

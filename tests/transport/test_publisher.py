@@ -23,8 +23,9 @@ from amqptasks.errors import (
 from amqptasks.transport import memory
 from amqptasks.transport.base import Link
 from amqptasks.transport.codec import decode_header, pack
+from amqptasks.transport.keeping import RetryPolicy
 from amqptasks.transport.memory_broker import MemoryBroker
-from amqptasks.transport.publisher import Publisher, RetryPolicy
+from amqptasks.transport.publisher import Publisher
 
 from .contract import Inbox, message, on_loop, until
 

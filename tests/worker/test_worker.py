@@ -306,3 +306,19 @@ def test_raising_retry_by_hand_runs_again(app, worker):
         assert by_hand.delay().get(timeout=5) == "done"
 
     assert attempts == [0, 1]
+
+
+def test_an_outcome_that_cannot_be_written_is_a_dead_letter_and_not_a_loop(app, worker, monkeypatch):
+    from amqptasks.worker.conclusions import Conclusions
+
+    def broken(*_args, **_kwargs):
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr(Conclusions, "failed", broken)
+
+    task(app, "boom").delay("x")
+
+    worker.wait_until_idle()
+    headers = codec.decode_header(app.connection.get("amqptasks.dead").header).headers
+    assert headers["x-amqptasks-reason"] == "outcome"
+    assert "a bug of ours" in headers["x-amqptasks-error"]

@@ -131,17 +131,23 @@ class Child:
         return data
 
     def _run(self, run: Run) -> Outcome:
+        outcome: Outcome | None = None
+        why = ""
         try:
-            return self._executor.run(run, functools.partial(self._started, run))
+            try:
+                outcome = self._executor.run(run, functools.partial(self._started, run))
+            finally:
+                if run.soft is not None and self._limited:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            logger.exception("the executor failed")
-            failed = replace(run, cause=Cause.LOST, detail=repr(error))
-        finally:
-            if run.soft is not None and self._limited:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-        return self._executor.run(failed, lambda _: None)
+            # With an outcome it was the soft limit, which came too late to matter.
+            why = repr(error)
+        if outcome is None:
+            logger.error("the executor failed: %s", why)
+            outcome = self._executor.run(replace(run, cause=Cause.LOST, detail=why), lambda _: None)
+        return outcome
 
     def _started(self, run: Run, parcels: Sequence[Parcel]) -> None:
         unsent, self._unsent = self._unsent, b""

@@ -8,13 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Callable
+from dataclasses import replace
 
+from amqptasks.amqp import Delivery
 from amqptasks.backoff import exponential
 from amqptasks.errors import PoolFailed
 from amqptasks.worker import cpus
 from amqptasks.worker.outcome import LoadSpec, Manifest, Run
 from amqptasks.worker.pools import control, wire
 from amqptasks.worker.pools.base import Pool, Report
+from amqptasks.worker.pools.hooks import Hooks
 from amqptasks.worker.pools.ledger import Ledger
 from amqptasks.worker.pools.slot import Slot, by_load
 from amqptasks.worker.pools.spawner import Spawner, describe, open_spawner
@@ -50,6 +54,8 @@ class ChildrenPool(Pool):
         self._loop: asyncio.AbstractEventLoop
         self._ledger: Ledger
         self._zygotes: Zygotes | None = None
+        self._hooks = Hooks(self._spawn_helper)
+        self._hooked: frozenset[str] = frozenset()
         self._slots: dict[int, Slot] = {}
         self._numbers = 0
         self._failures = 0
@@ -102,6 +108,7 @@ class ChildrenPool(Pool):
             return
         for slot in list(self._slots.values()):
             self._dismiss(slot)
+        self._hooks.dismiss()
         self._close_unused()
         self._top_up()
 
@@ -111,6 +118,7 @@ class ChildrenPool(Pool):
         if zygotes is None:
             return True
         zygotes.stop()
+        self._hooks.dismiss()
         if self._retry is not None:
             self._retry.cancel()
         self._ledger.sharing.close()
@@ -123,9 +131,14 @@ class ChildrenPool(Pool):
         await self._emptied(GRACE)
         for slot in self._slots.values():
             slot.kill()
+        self._hooks.kill()
         await self._emptied(GRACE)
         await zygotes.close()
         return not busy
+
+    def hook(self, signal: str, delivery: Delivery | None = None) -> None:
+        if signal in self._hooked:
+            self._hooks.send(signal, delivery)
 
     def dump(self) -> None:
         for slot in self._slots.values():
@@ -185,6 +198,7 @@ class ChildrenPool(Pool):
         self._size = self._size or (concurrency if isinstance(concurrency, int) else 0) or cpus.available()
         self._max_tasks = self._max_tasks or settings.get("worker_max_tasks_per_child")
         self._max_memory = self._max_memory or settings.get("worker_max_memory_per_child")
+        self._hooked = manifest.hooks
         self._alive_timeout = self._alive_timeout or settings.get("worker_proc_alive_timeout") or 4.0
 
     # --- what children say -------------------------------------------------------------------------------
@@ -219,15 +233,24 @@ class ChildrenPool(Pool):
             return
         living = sum(1 for slot in self._slots.values() if self._fills(slot))
         for _ in range(living, self._processes):
-            self._numbers += 1
-            slot = Slot(self._numbers, zygotes.current, self._threads, self._read)
-            self._slots[slot.number] = slot
-            slot.timer = self._loop.call_later(self._alive_timeout, self._too_late, slot)
-            slot.order(
-                control.ChildSettings(
-                    zygotes.spec.node, slot.number, self._threads, self._max_tasks, self._max_memory
-                )
+            settings = control.ChildSettings(
+                zygotes.spec.node, 0, self._threads, self._max_tasks, self._max_memory
             )
+            slot = self._spawn(zygotes.current, settings, self._read)
+            self._slots[slot.number] = slot
+
+    def _spawn_helper(self, read: Callable[[Slot], None]) -> Slot | None:
+        zygotes = self._zygotes
+        if zygotes is None or zygotes.current is None:
+            return None
+        return self._spawn(zygotes.current, control.ChildSettings(zygotes.spec.node), read)
+
+    def _spawn(self, spawner: Spawner, settings: control.ChildSettings, read: Callable[[Slot], None]) -> Slot:
+        self._numbers += 1
+        slot = Slot(self._numbers, spawner, settings.threads, read)
+        slot.timer = self._loop.call_later(self._alive_timeout, self._too_late, slot)
+        slot.order(replace(settings, number=slot.number))
+        return slot
 
     def _too_late(self, slot: Slot) -> None:
         slot.timer = None
@@ -238,6 +261,8 @@ class ChildrenPool(Pool):
         slot = self._slots.get(number)
         if slot is not None:
             slot.pidfd = pidfd
+        elif self._hooks.owns(number):
+            self._hooks.born(pidfd)
         elif pidfd is not None:
             os.close(pidfd)
 
@@ -248,6 +273,10 @@ class ChildrenPool(Pool):
         self._ended(number, describe(status))
 
     def _ended(self, number: int, reason: str) -> None:
+        if self._hooks.owns(number):
+            self._hooks.died(reason)
+            self._changed.set()
+            return
         slot = self._slots.pop(number, None)
         if slot is None:
             return
@@ -287,7 +316,7 @@ class ChildrenPool(Pool):
     async def _emptied(self, timeout: float | None) -> None:
         """Wait until no child is left, or for `timeout` seconds."""
         deadline = None if timeout is None else self._loop.time() + timeout
-        while self._slots:
+        while self._slots or self._hooks.alive:
             self._changed.clear()
             rest = None if deadline is None else deadline - self._loop.time()
             try:
@@ -304,6 +333,8 @@ class ChildrenPool(Pool):
         for slot in orphans:
             slot.ensure_dead()
             del self._slots[slot.number]
+        if self._hooks.spawner is spawner:
+            self._hooks.died(reason)
         if self._zygotes is not None:
             self._zygotes.lose(spawner, self._top_up)
         for slot in orphans:
@@ -311,4 +342,6 @@ class ChildrenPool(Pool):
 
     def _close_unused(self) -> None:
         if self._zygotes is not None:
-            self._zygotes.close_unused([slot.spawner for slot in self._slots.values()])
+            self._zygotes.close_unused(
+                [self._hooks.spawner, *(slot.spawner for slot in self._slots.values())]
+            )

@@ -25,7 +25,7 @@ class Ledger:
 
     def __init__(self, slots: Mapping[int, Slot], report: Report) -> None:
         self.running: dict[int, float] = {}
-        self.sharing = Sharing(slots, self.running)
+        self.sharing = Sharing(slots)
         self._slots = slots
         self._report = report
         self._loop = asyncio.get_running_loop()
@@ -33,7 +33,7 @@ class Ledger:
 
     def hear(self, slot: Slot, messages: Sequence[bytes]) -> None:
         """Take what a child has said of its runs."""
-        now = self._loop.time()
+        slot.heard = now = self._loop.time()
         for message in messages:
             flags, finished, started = wire.decode_report(message)
             if finished is not None:

@@ -27,9 +27,8 @@ SLOW = 0.02
 class Sharing:
     """The runs that no child holds yet. O(1) for each run; used in the loop only."""
 
-    def __init__(self, slots: Mapping[int, Slot], running: Mapping[int, float]) -> None:
+    def __init__(self, slots: Mapping[int, Slot]) -> None:
         self._slots = slots
-        self._running = running
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Run] = deque()
         self._idle: dict[Slot, None] = {}
@@ -117,6 +116,8 @@ class Sharing:
         self._window = WINDOW if typical * WINDOW <= HANDED_WORK else max(1, int(HANDED_WORK / typical))
 
     def _hand(self, slot: Slot, run: Run) -> None:
+        if not slot.held:
+            slot.heard = self._loop.time()
         slot.hand(run)
         self._note(slot)
         if self._tick_due is None and slot.excess > 0:
@@ -151,8 +152,7 @@ class Sharing:
             if slot.excess <= 0:
                 continue
             behind = True
-            since = min((self._running[key] for key in slot.active), default=now)
-            if now - since >= SLOW and len(self._slots) > 1:
+            if now - slot.heard >= SLOW and len(self._slots) > 1:
                 slot.slow = True
                 self.put_back(slot.take_back())
         if behind:

@@ -39,6 +39,8 @@ class Slot:
         """Takes nothing more, and ends after what it runs."""
         self.slow = False
         """What it runs takes long, so nothing may wait behind it."""
+        self.heard = 0.0
+        """When it last said something, or was handed a run while it had none; loop time."""
         self.held: dict[int, Run] = {}
         """Handed over and not finished, oldest first."""
         self.active: set[int] = set()
@@ -112,6 +114,8 @@ class Slot:
                 return
             outbox.popleft()
         self._loop.remove_writer(self._near.fileno())
+        if self.leaving and self.large is None:
+            self._near.shutdown(socket.SHUT_WR)
 
     def take_back(self, count: int | None = None) -> list[Run]:
         """Read back up to `count` runs that the child has not taken, oldest first; None: all of them."""
@@ -134,11 +138,15 @@ class Slot:
 
     def dismiss(self) -> list[Run]:
         """Let it end after what it runs; returns what it had not taken."""
-        self.leaving = True
         runs = self.take_back()
-        if self.large is None:
-            self._near.shutdown(socket.SHUT_WR)
+        self.leave()
         return runs
+
+    def leave(self) -> None:
+        """Let it end after all that it was handed."""
+        self.leaving = True
+        if not self._outbox and self.large is None:
+            self._near.shutdown(socket.SHUT_WR)
 
     # --- reports -----------------------------------------------------------------------------------------
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
-from amqptasks.amqp import Parcel
-from amqptasks.worker.outcome import LoadSpec, Manifest, Outcome, Run
+from amqptasks.amqp import Delivery, Parcel
+from amqptasks.worker.outcome import Cause, LoadSpec, Manifest, Outcome, Run
 from amqptasks.worker.pools.base import Executor, Loaded, Pool, Report
+from amqptasks.worker.pools.hooks import NO_DELIVERY
 from amqptasks.worker.pools.loading import load
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class SoloPool(Pool):
         self._report: Report
         self._loop: asyncio.AbstractEventLoop
         self._make_executor: Callable[[], Executor]
+        self._hooked: frozenset[str] = frozenset()
         self._waiting: deque[Run] = deque()
         self._busy: int | None = None
         self._running: dict[int, float] = {}
@@ -45,6 +47,7 @@ class SoloPool(Pool):
         self._report = report
         self._loop = asyncio.get_running_loop()
         loaded = self._app if isinstance(self._app, Loaded) else load(self._app)
+        self._hooked = loaded.manifest.hooks
         self._make_executor = loaded.make_executor
         await self._begin()
         return loaded.manifest
@@ -52,6 +55,10 @@ class SoloPool(Pool):
     def submit(self, run: Run) -> None:
         self._waiting.append(run)
         self._next()
+
+    def hook(self, signal: str, delivery: Delivery | None = None) -> None:
+        if signal in self._hooked and self._runs is not None:
+            self._runs.put(Run(0, delivery or NO_DELIVERY, Cause.HOOK, signal))
 
     def recall(self) -> list[Run]:
         runs = list(self._waiting)
@@ -165,7 +172,10 @@ class SoloPool(Pool):
         self._tell(ready.set_result, None)
         try:
             while (run := runs.get()) is not None:
-                self._run(executor, run)
+                if run.cause is Cause.HOOK:
+                    executor.run(run, _ignore)
+                else:
+                    self._run(executor, run)
         finally:
             executor.close()
 
@@ -185,3 +195,7 @@ class SoloPool(Pool):
             self._loop.call_soon_threadsafe(what, *args)
         except RuntimeError:  # the loop is closed: nobody listens any more
             return
+
+
+def _ignore(_: Sequence[Parcel]) -> None:
+    """What is no task has no start."""

@@ -166,7 +166,7 @@ def decode_report(data: bytes) -> tuple[int, Finished | None, Started | None]:
         state = data[_FINISHED.size : at]
         if count:
             parcels, at = _unpack_parcels(data, at, count)
-            finished = (key, Outcome(Verdict(verdict), parcels, state.decode()))
+            finished = (key, Outcome(Verdict(verdict), parcels, state.decode(errors="replace")))
         else:
             finished = (key, _plain(verdict, state))
     if at < len(data):
@@ -178,7 +178,7 @@ def decode_report(data: bytes) -> tuple[int, Finished | None, Started | None]:
 @lru_cache(256)
 def _plain(verdict: int, state: bytes) -> Outcome:
     """Outcomes without messages are few, so they are made once."""
-    return Outcome(Verdict(verdict), (), state.decode())
+    return Outcome(Verdict(verdict), (), state.decode(errors="replace"))
 
 
 def _pack_parcels(parcels: Sequence[Parcel], into: list[bytes]) -> None:

@@ -7,6 +7,7 @@ with it. Run as `python -c` by `spawner`; knows neither runs nor outcomes.
 from __future__ import annotations
 
 import gc
+import io
 import os
 import select
 import signal
@@ -21,7 +22,7 @@ from amqptasks.worker.pools import control
 from amqptasks.worker.pools.base import Loaded
 from amqptasks.worker.pools.child import run_child
 from amqptasks.worker.pools.loading import load
-from amqptasks.worker.pools.signal_actions import ignore_group_signals
+from amqptasks.worker.pools.signal_actions import dump_on_usr1, ignore_group_signals
 from amqptasks.worker.pools.slate import Slate
 from amqptasks.worker.pools.system import die_with_parent, open_pidfd, set_title
 
@@ -33,6 +34,10 @@ def main() -> None:
     sock = socket.socket(fileno=descriptor)
     sock.set_inheritable(False)
     ignore_group_signals()
+    dump_on_usr1()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # what a task prints is seen when it prints it
     try:
         order = control.receive_value(sock)
         if order is None:

@@ -56,7 +56,7 @@ class Zygotes:
         self.current = None
         self._reloading = asyncio.get_running_loop().create_task(self._reload(then))
 
-    def close_unused(self, used: Collection[Spawner]) -> None:
+    def close_unused(self, used: Collection[Spawner | None]) -> None:
         """Those that were replaced end with the last of their children."""
         for spawner in [spawner for spawner in self._replaced if spawner not in used]:
             self._replaced.remove(spawner)

@@ -238,6 +238,23 @@ class PoolContract:
         assert (innocent, cause) == (False, Cause.LOST)
 
     @on_loop
+    async def test_the_workers_own_signals_are_sent_in_order_and_in_time(
+        self, make: Make, tmp_path: Path
+    ) -> None:
+        noted = tmp_path / "hooks"
+        pool, heard = make(1, spec(hooks=str(noted))), Heard()
+        await pool.start(heard)
+
+        pool.hook("worker_ready")
+        for number in range(100):
+            pool.hook("task_received", task(str(number)).delivery)
+        pool.hook("nobody_listens")
+        await pool.stop(5)
+
+        assert noted.read_text().splitlines() == ["worker_ready", *(f"task_received {n}" for n in range(100))]
+        assert heard.order == []
+
+    @on_loop
     async def test_the_manifest_is_the_loaders(self, make: Make) -> None:
         pool = make(1, spec("proj", broker_url="amqp://here"))
 

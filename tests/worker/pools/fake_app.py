@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from amqptasks.amqp import Parcel
 from amqptasks.errors import AppNotFound, SoftTimeLimitExceeded
@@ -29,10 +30,13 @@ def append(path: str, line: str) -> None:
 class FakeExecutor:
     """A body is a word and its arguments; the word names the method."""
 
-    def __init__(self) -> None:
+    def __init__(self, hooks: str = "") -> None:
         self.closing = ""
+        self.hooks = hooks
 
     def run(self, run: Run, started: Callable[[Sequence[Parcel]], None]) -> Outcome:
+        if run.cause is Cause.HOOK:
+            return self.hook(run)
         if run.cause is not Cause.RUN:
             return Outcome(state=f"{run.cause.name}:{run.detail}")
         word, *args = run.delivery.body[:200].decode().split(" ")
@@ -43,6 +47,13 @@ class FakeExecutor:
         else:
             started(())
         return getattr(self, word)(run, *args)
+
+    def hook(self, run: Run) -> Outcome:
+        """Notes the signal in the file that the spec names; `deadly` kills the child."""
+        append(self.hooks, f"{run.detail} {run.delivery.body.decode()}".strip())
+        if run.detail == "deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Outcome()
 
     def close(self) -> None:
         if self.closing:
@@ -135,8 +146,11 @@ def load(spec: LoadSpec) -> Loaded:
         case "threads":
             threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
     settings = {**spec.overrides, "sys.path": tuple(sys.path), "cwd": os.getcwd()}
-    make = stillborn if spec.app == "stillborn" else slow_start if spec.app == "slow" else FakeExecutor
-    return Loaded(Manifest(spec.app, settings, (), {}), make)
+    make = {"stillborn": stillborn, "slow": slow_start}.get(
+        spec.app, partial(FakeExecutor, settings.get("hooks", ""))
+    )
+    hooks = frozenset({"worker_ready", "task_received", "deadly"})
+    return Loaded(Manifest(spec.app, settings, (), {}, hooks=hooks), make)
 
 
 def stillborn() -> FakeExecutor:

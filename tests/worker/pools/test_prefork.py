@@ -272,6 +272,7 @@ class TestPreforkPool(PoolContract):
         await pool.start(heard)
         for run in (one, other, *after):
             pool.submit(run)
+        await heard.begins(one)
         await heard.begins(other)
 
         terminated = pool.terminate(one.key, "revoked by hand")
@@ -381,6 +382,24 @@ class TestPreforkPool(PoolContract):
 
         assert not heard.losses
         assert not before & {int(state) for state in heard.states(*later)}
+
+    # --- the worker's own signals ------------------------------------------------------------------------
+
+    @on_loop
+    async def test_a_receiver_that_kills_costs_its_own_signal_alone(self, make: Make, tmp_path: Path) -> None:
+        noted = tmp_path / "hooks"
+        pool, heard, run = make(1, spec(hooks=str(noted))), Heard(), task("pid")
+        await pool.start(heard)
+
+        for signal_name in ("worker_ready", "deadly", "task_received"):
+            pool.hook(signal_name)
+        pool.submit(run)
+        await heard.ends(run)
+        await until(lambda: noted.exists() and noted.read_text().count("\n") == 3, "three signals")
+        await pool.stop(5)
+
+        assert noted.read_text().split() == ["worker_ready", "deadly", "task_received"]
+        assert not heard.losses
 
     # --- starting ----------------------------------------------------------------------------------------
 

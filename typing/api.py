@@ -1,0 +1,111 @@
+# ruff: noqa: INP001, T201 (user code: it is checked, not run)
+"""User code as mypy must understand it: `mypy --strict typing/api.py` is part of `make check`. Never run."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, assert_type
+
+from amqptasks import (
+    App,
+    AsyncResult,
+    GroupResult,
+    Queue,
+    Signature,
+    Task,
+    chain,
+    current_app,
+    get_task_logger,
+    group,
+    shared_task,
+    signature,
+)
+from amqptasks.errors import Ignore, Reject, Retry, SoftTimeLimitExceeded, Unroutable
+
+app = App("proj", broker="amqp://guest@localhost//", backend="rpc://", timezone="Europe/London")
+app.conf.update(enable_utc=True, task_queues=[Queue("long"), Queue("short")])
+logger = get_task_logger(__name__)
+
+
+@app.task
+def add(x: int, y: int = 0) -> int:
+    return x + y
+
+
+@app.task(bind=True, acks_late=True, max_retries=5)
+def fetch(self: Task[..., Any], url: str) -> bytes:
+    try:
+        logger.info("%s %s", self.request.id, self.request.retries)
+        return url.encode()
+    except SoftTimeLimitExceeded:
+        raise Reject("too slow", requeue=False) from None
+    except OSError as error:
+        raise self.retry(exc=error, countdown=10) from error
+
+
+@app.task
+async def greet(name: str) -> str:
+    return name
+
+
+@app.task(name="proj.nothing")
+def nothing() -> None:
+    raise Ignore
+
+
+@shared_task
+def library(x: float) -> float:
+    return x
+
+
+class Logging(Task[..., Any]):
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        print(task_id, exc)
+
+
+@app.task(base=Logging)
+def watched(x: int) -> list[int]:
+    return [x]
+
+
+def calls() -> None:
+    assert_type(add(2, 2), int)
+    assert_type(add.delay(2, y=2), AsyncResult[int])
+    assert_type(add.delay(2, 2).get(timeout=1), int)
+    assert_type(add.apply_async((2, 2), queue="lopri", countdown=10), AsyncResult[int])
+    assert_type(fetch.delay("http://localhost"), AsyncResult[bytes])
+    assert_type(fetch("http://localhost"), bytes)
+    assert_type(greet.delay("you"), AsyncResult[str])
+    assert_type(nothing.delay().get(), None)
+    assert_type(library.delay(1.0).get(), float)
+    assert_type(watched.delay(1).get(), list[int])
+    assert_type(add.retry(), Retry)
+    assert_type(add.s(2, 2), Signature)
+    assert_type(group(add.s(1), add.s(2)).apply_async(), GroupResult)
+    assert_type(signature("proj.add", (2, 2)), Signature)
+    assert_type(current_app(), App)
+    chain(add.s(2, 2), add.s(4)).apply_async()
+    add.apply_async((1, 2), expires=datetime.now(UTC), retry_policy={"max_retries": 2}, ignore_result=True)
+
+
+async def waits() -> None:
+    assert_type(await greet("you"), str)
+
+
+def mistakes() -> None:
+    add.delay("2", 2)  # type: ignore[arg-type]
+    add.delay(2, 2, 2)  # type: ignore[call-arg]
+    add.delay(2, z=2)  # type: ignore[call-arg]
+    fetch.delay()  # type: ignore[call-arg]
+    add.apply_async((2, 2), countdwn=10)  # type: ignore[call-arg]
+    add.apply_async((2, 2), countdown="soon")  # type: ignore[arg-type]
+    greet.delay(3)  # type: ignore[arg-type]
+
+
+def errors() -> None:
+    try:
+        add.delay(2, 2)
+    except Unroutable as error:
+        print(error.envelopes)
+    with app.batch() as batch:
+        assert_type(batch.published, int)
