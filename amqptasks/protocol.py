@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from amqptasks.amqp import PERSISTENT, TRANSIENT, Address, Envelope, Properties
 from amqptasks.errors import EncodeError, InvalidMessage
@@ -110,6 +110,8 @@ class TaskMessage:
     compression: str | None = None
     persistent: bool = True
     expiration_ms: int | None = None
+    version: Literal[1, 2] = 2
+    """The protocol it was read in; 2 is what is written."""
 
 
 # --- calls -----------------------------------------------------------------------------------------------
@@ -252,6 +254,7 @@ def _version_1(properties: Properties, headers: Mapping[str, Any], body: Mapping
         errbacks=optional_list(get("errbacks"), "errbacks"),
         chain=optional_list(get("chain"), "chain"),
         chord=get("chord"),
+        version=1,
         **_carried(properties, headers, task_id),
     )
 

@@ -10,7 +10,7 @@ import difflib
 import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from amqptasks import json_body
 from amqptasks.compression import compress, inflate
@@ -20,8 +20,7 @@ from amqptasks.json_body import register_type
 __all__ = ["Encoded", "Serializer", "accept_set", "dumps", "find", "loads", "register", "register_type"]
 
 
-@dataclass(slots=True)
-class Encoded:
+class Encoded(NamedTuple):
     """A body and what the receiver must be told about it; `compression` is a header's value."""
 
     body: bytes

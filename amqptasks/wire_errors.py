@@ -49,7 +49,7 @@ _CLASSES = {names: kind for kind, names in _NAMES.items()} | {
 }
 
 _WRAPPER = ("celery.utils.serialization", "UnpickleableExceptionWrapper")
-"""What Celery sends, with any serializer, for an exception that cannot be pickled: module, name, args, repr."""
+"""Celery sends an exception that cannot be pickled so, with any serializer: module, name, args, repr."""
 
 
 def encode_exception(error: BaseException, serializer: str = "json") -> dict[str, Any]:

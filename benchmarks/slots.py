@@ -42,6 +42,7 @@ def _claim(now: float) -> mmap.mmap:
         page = _page = mmap.mmap(file.fileno(), _SIZE)
         taken = _SLOT.unpack_from(page)[0] + 1
         _SLOT.pack_into(page, 0, taken, 0.0, 0.0)
+        fcntl.flock(file, fcntl.LOCK_UN)  # the map keeps a duplicate of the descriptor, and the lock with it
     _owner, _at, _count, _first = os.getpid(), taken * _SLOT.size, 0, now
     return page
 

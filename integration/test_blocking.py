@@ -366,28 +366,36 @@ def test_children_forked_in_mid_publish_have_connections_of_their_own(
     assert drained(open_connection(node.url(fresh_vhost))) == expected
 
 
-def test_multiprocessing_children_publish_and_flush_at_their_exit(
+def test_multiprocessing_children_have_connections_of_their_own_and_are_flushed_at_their_exit(
     open_connection: Open, node: PrivateNode, fresh_vhost: str
 ) -> None:
     program = script(
         """
-        def work(child):
-            connection.publish([envelope(f"{child}.{number}") for number in range(100)])
-            return os.getpid()
+        def publish(child):
+            connection.publish([envelope(f"pool.{child}.{number}") for number in range(100)])
 
-        if __name__ == "__main__":
-            connection.declare(QUEUE)
-            connection.publish([envelope("parent")])
-            with multiprocessing.get_context("fork").Pool(3) as pool:
-                pids = set(pool.map(work, range(6), chunksize=2))
-            connection.publish([envelope("parent after")])
+        def submit(child):
+            connection.submit([envelope(f"process.{child}.{number}") for number in range(100)])
+
+        context = multiprocessing.get_context("fork")
+        connection.declare(QUEUE)
+        connection.publish([envelope("parent")])
+        with context.Pool(2) as pool:
+            pool.map(publish, range(4), chunksize=2)
+        processes = [context.Process(target=submit, args=(child,)) for child in range(3)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        connection.publish([envelope("parent after")])
         """,
         node.url(fresh_vhost),
     )
     _, errors = program.communicate(timeout=60)
 
     assert (program.returncode, errors) == (0, "")
-    expected = Counter(f"{child}.{number}" for child in range(6) for number in range(100))
+    expected = Counter(f"pool.{child}.{number}" for child in range(4) for number in range(100))
+    expected += Counter(f"process.{child}.{number}" for child in range(3) for number in range(100))
     expected += Counter(["parent", "parent after"])
     assert drained(open_connection(node.url(fresh_vhost))) == expected
 

@@ -108,6 +108,7 @@ def test_then_a_container_which_is_ended(script: ModuleType, monkeypatch: pytest
 
     monkeypatch.setattr(script.subprocess, "run", run)
     monkeypatch.setattr(script.shutil, "which", lambda name: name if name == "podman" else None)
+    monkeypatch.setattr(script, "found", lambda name: None)
     monkeypatch.setattr(script, "answers", lambda url, timeout=2.0: url != script.LOCAL)
 
     with script.broker() as url:

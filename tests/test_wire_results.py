@@ -11,6 +11,7 @@ from typing import Any
 import billiard.exceptions
 import celery
 import celery.exceptions
+import celery.utils.serialization
 import kombu.exceptions
 import kombu.serialization
 import pytest
@@ -335,3 +336,11 @@ def test_reading_a_result_runs_no_constructor() -> None:
     body = protocol.read_result(sent(ValueError("x"), "FAILURE"), accept=JSON, limit=1 << 20)
 
     assert body["result"] == {"exc_type": "ValueError", "exc_message": ["x"], "exc_module": "builtins"}
+
+
+def test_an_exception_that_celery_could_not_pickle_is_unwrapped() -> None:
+    wrapper = celery.utils.serialization.UnpickleableExceptionWrapper.from_exception(ValueError("x"))
+
+    back = protocol.decode_exception(json.loads(json.dumps(protocol.encode_exception(wrapper))))
+
+    assert (type(back), back.args) == (ValueError, ("x",))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 import weakref
@@ -240,6 +241,7 @@ class BlockingConnection:
                 room = Room(*self._limits)
                 self._io = IoThread(self._connect, room=room, policy=self._policy, name=f"{self.name}-io")
                 weakref.finalize(self, self._io.stop_soon).atexit = False
+                _flush_child_of_multiprocessing()
             return self._io
 
     def _start_afresh(self) -> None:
@@ -273,8 +275,25 @@ def _at_exit() -> None:
     """Give what is unconfirmed a last chance, all connections together within `FLUSH_AT_EXIT` seconds."""
     deadline = time.monotonic() + FLUSH_AT_EXIT
     for instance in list(_instances):
-        instance.close(max(0.0, deadline - time.monotonic()))
+        instance.close(max(0.0, deadline - time.monotonic()) if instance.pending else 0.0)
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+_flushes_at: int = 0
+"""The process, if it is multiprocessing's child, that has asked to be flushed."""
+
+
+def _flush_child_of_multiprocessing() -> None:
+    """Such a child leaves by `os._exit`, past `atexit`, but runs multiprocessing's own finalizers."""
+    global _flushes_at
+    # Imported by whoever made this child, if it is one; nobody else pays for it.
+    process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
+    if process is None or util is None or _flushes_at == os.getpid():
+        return
+    if process.parent_process() is not None:
+        _flushes_at = os.getpid()
+        util.Finalize(None, _at_exit, exitpriority=100)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(_at_exit)

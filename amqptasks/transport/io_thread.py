@@ -183,14 +183,18 @@ class IoThread:
                 )
 
     async def _with_link(self, function: Callable[[Link], Awaitable[T]], timeout: float) -> T:
-        delays = self._policy.delays()
         try:
             async with asyncio.timeout(timeout):
-                while True:
+                for attempt, delay in enumerate(self._policy.delays()):
+                    link = await self.publisher.connected()
                     try:
-                        return await function(await self.publisher.connected())
+                        return await function(link)
                     except ConnectionLost:
-                        await asyncio.sleep(next(delays))
+                        # What is asked may itself be what the broker ends connections for.
+                        if attempt == self._policy.max_retries:
+                            raise
+                    await asyncio.sleep(delay)
+                raise AssertionError("the delays ended")
         except TimeoutError as exc:
             if isinstance(exc, TransportError):
                 raise

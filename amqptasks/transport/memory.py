@@ -52,7 +52,8 @@ def _start_afresh() -> None:
     _brokers.clear()
 
 
-os.register_at_fork(after_in_child=_start_afresh)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_start_afresh)
 
 
 class MemoryLink:

@@ -125,7 +125,7 @@ class Room:
         if blocked is not None:
             return BrokerBlocked(f"the broker takes no messages ({blocked}); free memory or disk on its host")
         return PublishTimeout(
-            f"{self.messages} messages ({self.bytes} bytes) wait for their confirms and leave no room for more; "
+            f"{self.messages} messages ({self.bytes} bytes) wait for confirms and leave no room for more; "
             f"this one was not sent"
         )
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from amqptasks import protocol, signals, states
-from amqptasks.amqp import Delivery, Envelope, Parcel
+from amqptasks.amqp import Address, Delivery, Envelope, Parcel
 from amqptasks.backends.base import Meta
 from amqptasks.errors import (
     ContentDisallowed,
@@ -184,6 +184,13 @@ class Conclusions:
         return Outcome(
             publish=(dead, *self._packed(self._tell_sender(delivery, error))), state=states.REJECTED
         )
+
+    def translated(self, delivery: Delivery, message: protocol.TaskMessage) -> Outcome:
+        """A call in protocol 1 once more, in protocol 2 and on its queue: only there does the parent see what its
+        headers must tell it (task, eta, expires, limits)."""
+        kept = replace(message, headers=protocol.strip_broker_headers(message.headers))
+        envelope = protocol.encode(kept, Address("", delivery.queue))
+        return Outcome(publish=self._packed([replace(envelope, fate="dead")]))
 
     def unwritten(self, delivery: Delivery, error: Exception) -> Outcome:
         """The last resort: the message, with what went wrong on it, in its dead-letter queue."""

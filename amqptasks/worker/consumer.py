@@ -89,6 +89,8 @@ class Consumers:
                 logger.warning("connection lost: %s; connecting again", reason)
                 self.reconnects += 1
                 await self._consume_all(first=False)
+                if self._stopping:
+                    return
                 logger.info("consuming again: %s", ", ".join(self._lanes))
         finally:
             look.cancel()
@@ -126,6 +128,8 @@ class Consumers:
     async def _consume_all(self, *, first: bool) -> None:
         attempts = 0
         for delay in reconnecting(first=0.2, maximum=10.0):
+            if self._stopping:
+                return
             attempts += 1
             try:
                 await self._consume_once()
@@ -144,17 +148,21 @@ class Consumers:
 
     async def _consume_once(self) -> None:
         link = await self._connect()
+        lanes: dict[str, Lane] = {}
         try:
             await self._claim_name(link)
-            lanes = {}
             for queue in self._queues:
                 await declare(link, queue.declare, self._told)
             for queue in self._queues:
                 lanes[queue.name] = await self._open_lane(link, queue)
         except BaseException:
+            self._voided(list(lanes.values()))
             await link.close()
             raise
         self._link, self._lanes = link, lanes
+        for lane in lanes.values():
+            if lane.ended is not None:  # before it was known here
+                self._restart(lane, lane.ended)
 
     async def _claim_name(self, link: Link) -> None:
         """Hold an exclusive queue named after the node: a second worker of that name is told so by the broker."""
@@ -186,7 +194,12 @@ class Consumers:
 
     def _cancelled(self, lane: Lane, reason: TransportError) -> None:
         """The broker ended one consumer: the queue was deleted, or it held a message for too long."""
+        lane.ended = reason
         self._voided([lane])
+        if self._lanes.get(lane.queue.name) is lane:
+            self._restart(lane, reason)
+
+    def _restart(self, lane: Lane, reason: TransportError) -> None:
         if self._stopping or self._link is None or self._link.lost.done():
             return
         logger.error("no longer consuming %s: %s; consuming again", lane.queue.name, reason)
@@ -200,9 +213,10 @@ class Consumers:
                 return
             try:
                 await declare(link, queue.declare, self._told)
-                self._lanes[queue.name] = await self._open_lane(link, queue)
-                logger.info("consuming %s again", queue.name)
-                return
+                lane = self._lanes[queue.name] = await self._open_lane(link, queue)
+                if lane.ended is None:
+                    logger.info("consuming %s again", queue.name)
+                    return
             except TransportError as error:
                 logger.error("cannot consume %s: %s; trying again in %.1f s", queue.name, error, delay)
             await asyncio.sleep(delay)

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
 
 from amqptasks import states
 from amqptasks.amqp import Delivery, Parcel
-from amqptasks.errors import AmqptasksError, NotFound, TooLarge, TransportError, Unroutable
+from amqptasks.errors import AmqptasksError, Nacked, NotFound, TooLarge, TransportError, Unroutable
 from amqptasks.transport import codec
 from amqptasks.transport.publisher import Publisher
 from amqptasks.worker.admission import KEYS, admit
@@ -31,7 +31,7 @@ from amqptasks.worker.pools.base import Pool
 logger = logging.getLogger(__name__)
 
 REMEMBERED = 50_000
-"""Ids of early-started and of void finished runs, kept to recognise their redeliveries."""
+"""Runs that were acknowledged or ended, kept to recognise their redeliveries."""
 
 
 OBITUARIES = 3
@@ -53,7 +53,8 @@ class Dispatch:
         self._keys = count(1)
         self._flights: dict[int, Flight] = {}
         self._held: dict[int, tuple[Run, asyncio.TimerHandle]] = {}
-        self._done_before = Recent(REMEMBERED)
+        self._done_before: Recent[Verdict] = Recent(REMEMBERED)
+        self._ghosts: dict[Hashable, Flight] = {}
         self._paused = False
         self._idle = asyncio.Event()
         self.counters = Counters()
@@ -74,9 +75,9 @@ class Dispatch:
         fields = _fields(delivery)
         options = self._tasks.get(fields.get("task", ""), UNKNOWN_TASK)
         key = next(self._keys)
-        flight = Flight(key, delivery, lane, options, (fields.get("id"), fields.get("retries")))
+        flight = Flight(key, delivery, lane, options, _identity(delivery, fields))
         self._flights[key] = flight
-        if delivery.redelivered and self._is_double(flight):
+        if delivery.redelivered and flight.identity is not None and self._is_double(flight):
             return
         if self._verbose:
             logger.info("Task %s[%s] received", *map(fields.get, ("task", "id")))
@@ -93,20 +94,20 @@ class Dispatch:
 
     def _is_double(self, flight: Flight) -> bool:
         """True when this very message was started or finished here: the redelivery shares that run's outcome."""
-        if flight.identity in self._done_before:
+        verdict = self._done_before.get(flight.identity)
+        if verdict is not None:
             self.counters.doubles += 1
             logger.info("dropped a redelivery of %s: it ran here before", flight.identity)
-            self._settle(flight, Verdict.ACK)
+            self._settle(flight, verdict)
             return True
-        for key in self._pool.running:
-            first = self._flights.get(key)
-            if first is not None and first.void and first.identity == flight.identity:
-                self.counters.doubles += 1
-                if first.heir is not None:
-                    self._forget(first.heir)
-                first.heir = flight
-                return True
-        return False
+        first = self._ghosts.get(flight.identity)
+        if first is None:
+            return False
+        self.counters.doubles += 1
+        if first.heir is not None:
+            self._forget(first.heir)
+        first.heir = flight
+        return True
 
     # --- the pool's reports ------------------------------------------------------------------------------
 
@@ -118,7 +119,7 @@ class Dispatch:
             self._publisher.post(parcel, partial(self._told, parcel))
         if not flight.options.acks_late:
             flight.acked = True
-            self._done_before.add(flight.identity)
+            self._done_before.add(flight.identity, Verdict.ACK)
             if not flight.void:
                 flight.lane.settler.ack(flight.delivery.tag)
                 flight.lane.released()
@@ -183,7 +184,7 @@ class Dispatch:
 
     def _excused(self, flight: Flight, parcel: Parcel, error: TransportError) -> bool:
         """True when the message need not arrive; otherwise it was sent on to the dead letters, or will be again."""
-        if parcel.fate == "drop":
+        if parcel.fate == "drop" and not isinstance(error, Nacked):
             self.counters.undeliverable += 1
             logger.info("dropped a result for %s: %s", parcel.routing_key, error)
             return True
@@ -205,9 +206,12 @@ class Dispatch:
     def _settle(self, flight: Flight, verdict: Verdict) -> None:
         """The only place that settles a late-acknowledged delivery."""
         heir = flight.heir
-        if flight.void:
-            self._done_before.add(flight.identity)
-        elif not flight.acked:
+        if verdict is Verdict.REQUEUE:
+            self._done_before.discard(flight.identity)  # to run again is what its redelivery is for
+        else:
+            # Whether the broker got an ack shows only when the connection is lost and the message comes again.
+            self._done_before.add(flight.identity, verdict)
+        if not flight.void and not flight.acked:
             settler, tag = flight.lane.settler, flight.delivery.tag
             flight.lane.released()
             if verdict is Verdict.ACK:
@@ -222,6 +226,8 @@ class Dispatch:
 
     def _forget(self, flight: Flight) -> None:
         self._flights.pop(flight.key, None)
+        if flight.void and self._ghosts.get(flight.identity) is flight:
+            del self._ghosts[flight.identity]
         if not self._flights:
             self._idle.set()
 
@@ -232,12 +238,19 @@ class Dispatch:
         for flight in self._flights.values():
             if flight.lane is lane:
                 flight.void = True
-        for run in self._take_back():
+        for key in [key for key in self._held if self._flights[key].void]:
+            _, timer = self._held.pop(key)
+            timer.cancel()
+            self._forget(self._flights[key])
+        for run in self._pool.recall():
             flight = self._flights[run.key]
             if flight.void and not flight.started:
                 self._forget(flight)
             else:
                 self._pool.submit(run)
+        for flight in self._flights.values():
+            if flight.void and flight.identity is not None:
+                self._ghosts.setdefault(flight.identity, flight)
 
     def give_back(self) -> int:
         """Return everything that has not started to the broker; how many that were."""
@@ -290,8 +303,27 @@ class Dispatch:
 
 
 def _fields(delivery: Delivery) -> Mapping[str, Any]:
-    """The headers that admission reads; nothing when the table cannot be read: then a child refuses the message."""
+    """The headers that admission reads; nothing when they are not those of a call in protocol 2: then a child
+    translates the message, or refuses it."""
     try:
-        return codec.select(delivery.header, KEYS)
+        fields = codec.select(delivery.header, KEYS)
     except (AmqptasksError, ValueError, IndexError):
         return {}
+    if not isinstance(fields.get("task"), str) or not isinstance(fields.get("id"), str):
+        return {}
+    return fields if isinstance(fields.get("retries"), int | float | None) else {}
+
+
+CRASHES = ("x-amqptasks-crashes",)
+
+
+def _identity(delivery: Delivery, fields: Mapping[str, Any]) -> Hashable:
+    """What a redelivery shares with no other message; None without an id, so that nothing is taken for a double.
+
+    The same call comes anew, and is to run, after a crash (by the default exchange, with one crash more) and from
+    the ladder (by another exchange).
+    """
+    if not fields:
+        return None
+    crashes = None if delivery.exchange else codec.select(delivery.header, CRASHES).get(CRASHES[0])
+    return (fields["id"], fields.get("retries"), repr(crashes), delivery.exchange, delivery.routing_key)

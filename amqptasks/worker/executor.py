@@ -51,6 +51,8 @@ class Executor:
             task = self._task_named(message.task)
         except (MessageError, NotRegistered) as error:
             return self._conclude.refused(run.delivery, error)
+        if message.version == 1 and run.cause is Cause.RUN:
+            return self._conclude.translated(run.delivery, message)
         request = Request.of(message, run.delivery, hostname=self.node)
         token = push(request)
         try:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from amqptasks.amqp import Delivery
 from amqptasks.worker.outcome import TaskOptions, Verdict
 
 if TYPE_CHECKING:
     from amqptasks.worker.lane import Lane
+
+V = TypeVar("V")
 
 UNKNOWN_TASK = TaskOptions(name="", acks_late=True)
 """What the manifest does not list is acknowledged only after its dead letter is confirmed."""
@@ -25,7 +27,7 @@ class Flight:
     lane: Lane
     options: TaskOptions
     identity: Hashable = None
-    """Task id and attempt: what tells a redelivery from another message."""
+    """What tells a redelivery from another message; None: nothing does."""
     started: bool = False
     acked: bool = False
     """Settled on the broker already: early, at the start."""
@@ -41,24 +43,29 @@ class Flight:
     """The redelivery of this very message, which waits for this run's outcome."""
 
 
-class Recent:
-    """A bounded set that forgets the oldest first."""
+class Recent(Generic[V]):
+    """A bounded mapping that forgets the oldest first; a key of None is never kept."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._keys: dict[Hashable, None] = {}
+        self._values: dict[Hashable, V] = {}
 
-    def add(self, key: Hashable) -> None:
-        keys = self._keys
-        keys[key] = None
-        if len(keys) > self._limit:
-            del keys[next(iter(keys))]
+    def add(self, key: Hashable, value: V) -> None:
+        if key is None:
+            return
+        values = self._values
+        values[key] = value
+        if len(values) > self._limit:
+            del values[next(iter(values))]
 
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._keys
+    def discard(self, key: Hashable) -> None:
+        self._values.pop(key, None)
+
+    def get(self, key: Hashable) -> V | None:
+        return self._values.get(key)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._values)
 
 
 @dataclass(slots=True)

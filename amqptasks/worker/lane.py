@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 from amqptasks.amqp import Delivery
+from amqptasks.errors import TransportError
 from amqptasks.transport.base import Consumer
 from amqptasks.worker.outcome import WorkerQueue
 from amqptasks.worker.prefetch import Prefetch
@@ -31,6 +32,8 @@ class Lane:
         self.finished = 0
         self.was_full = False
         self.renewing = False
+        self.ended: TransportError | None = None
+        """Why the broker ended its consumer, once it has."""
 
     def take(self, delivery: Delivery) -> None:
         """The consumer's callback. The broker may deliver before `consume` has returned: those wait for `attach`."""

@@ -26,6 +26,7 @@ from amqptasks.worker.outcome import Cause, Outcome, Run
 from amqptasks.worker.pools import wire
 from amqptasks.worker.pools.base import Executor
 from amqptasks.worker.pools.control import ChildSettings
+from amqptasks.worker.pools.ends import End
 from amqptasks.worker.pools.signal_actions import dump_on_usr1, ignore_group_signals, restore_after_fork
 from amqptasks.worker.pools.slate import Slate
 from amqptasks.worker.pools.system import set_title
@@ -37,7 +38,7 @@ _RSS_UNIT = 1024 if sys.platform == "darwin" else 1
 
 
 def run_child(
-    sock: socket.socket,
+    sock: End,
     slate: Slate | None,
     make_executor: Callable[[], Executor],
     settings: ChildSettings,
@@ -88,9 +89,7 @@ def _reseed() -> None:
 class Child:
     """Serves one socket with one thread; several of them may share socket and executor."""
 
-    def __init__(
-        self, sock: socket.socket, slate: Slate | None, executor: Executor, settings: ChildSettings
-    ) -> None:
+    def __init__(self, sock: End, slate: Slate | None, executor: Executor, settings: ChildSettings) -> None:
         self._sock = sock
         self._slate = slate
         self._executor = executor
@@ -177,7 +176,7 @@ def _soft_limit(seconds: float, _signal: int, _frame: FrameType | None) -> None:
     raise SoftTimeLimitExceeded(seconds)
 
 
-def _serve_with_threads(sock: socket.socket, executor: Executor, settings: ChildSettings) -> None:
+def _serve_with_threads(sock: End, executor: Executor, settings: ChildSettings) -> None:
     """n threads at one socket: each datagram goes to one of them."""
     receiving, sending = threading.Lock(), threading.Lock()
     threads = [
@@ -199,7 +198,7 @@ class Thread(Child):
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: End,
         executor: Executor,
         settings: ChildSettings,
         receiving: threading.Lock,

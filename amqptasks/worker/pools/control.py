@@ -15,18 +15,16 @@ from amqptasks import errors
 from amqptasks.errors import AmqptasksError, AppImportFailed
 from amqptasks.worker.outcome import LoadSpec
 
-KIND = socket.SOCK_SEQPACKET
-"""Sockets that keep datagrams apart, in order, and see the other side's end."""
-
 PIECE = 64 * 1024
 
 FORK, KILL = 1, 2
-"""Orders to the zygote, with the child's number; FORK carries the child's socket."""
+"""Orders to the zygote, with the child's number. FORK carries its socket, and its `ChildSettings` follow."""
 BORN, DIED, NOT_BORN = 3, 4, 5
 """News from it: with the pid (and a pidfd where the system has them), the exit code, the errno."""
 
 _NEWS = struct.Struct("<BIi")
 _SIZE = struct.Struct("<Q")
+NEWS_SIZE = _NEWS.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +77,12 @@ def decode(data: bytes) -> tuple[int, int, int]:
     return kind, number, value
 
 
-def encode_fork(settings: ChildSettings) -> bytes:
-    return encode(FORK, settings.number) + pickle.dumps(settings)
-
-
-def decode_settings(data: bytes) -> ChildSettings:
-    settings: ChildSettings = pickle.loads(data[_NEWS.size :])
-    return settings
-
-
 def send_value(sock: socket.socket, value: Any) -> None:
-    """Pickle `value` and send it in pieces; blocks."""
+    """Pickle `value` and send it in pieces; blocks, if the socket does."""
     data = pickle.dumps(value)
-    sock.send(_SIZE.pack(len(data)))
+    sock.sendall(_SIZE.pack(len(data)))
     for at in range(0, len(data), PIECE):
-        sock.send(data[at : at + PIECE])
+        sock.sendall(data[at : at + PIECE])
 
 
 class Receiving:
@@ -110,6 +99,11 @@ class Receiving:
             self._data += piece
 
     @property
+    def next(self) -> int:
+        """Bytes to receive next: a piece, or on a stream at most that."""
+        return _SIZE.size if self._size < 0 else min(PIECE, self._size - len(self._data))
+
+    @property
     def complete(self) -> bool:
         return len(self._data) == self._size
 
@@ -121,7 +115,7 @@ def receive_value(sock: socket.socket) -> Any:
     """The value that the other side sends; blocks. None when it is gone."""
     received = Receiving()
     while not received.complete:
-        piece = sock.recv(PIECE)
+        piece = sock.recv(received.next)
         if not piece:
             return None
         received.add(piece)

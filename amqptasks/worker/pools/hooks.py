@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from amqptasks.amqp import Delivery
 from amqptasks.worker.outcome import Cause, Run
-from amqptasks.worker.pools import wire
+from amqptasks.worker.pools import ends, wire
 from amqptasks.worker.pools.slot import BURST, Slot
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 16
 MOST = 10_000
 """Signals that may wait; receivers that are slower than the worker miss the oldest."""
 
@@ -105,7 +104,7 @@ class Hooks:
         if self._slot is None and self._due:
             self._slot = self._spawn(self._read)
         slot = self._slot
-        while slot is not None and self._due and slot.has_room(WINDOW):
+        while slot is not None and self._due and slot.has_room(ends.window()):
             slot.hand(self._due.popleft())
 
     def _read(self, slot: Slot) -> None:

@@ -11,11 +11,8 @@ from collections import deque
 from collections.abc import Mapping
 
 from amqptasks.worker.outcome import Run
-from amqptasks.worker.pools import wire
+from amqptasks.worker.pools import ends, wire
 from amqptasks.worker.pools.slot import Slot, by_load
-
-WINDOW = 16
-"""Runs that a child may hold at most."""
 
 HANDED_WORK = 0.02
 """Seconds of typical work that a child may hold: a run that takes as long comes alone."""
@@ -36,7 +33,7 @@ class Sharing:
         self._fill_due = False
         self._tick_due: asyncio.TimerHandle | None = None
         self._typical = 0.0
-        self._window = WINDOW
+        self._most = self._window = ends.window()
 
     # --- in ----------------------------------------------------------------------------------------------
 
@@ -113,7 +110,8 @@ class Sharing:
         """A run has taken so long: how many a child may hold follows from what is typical."""
         self._typical += (min(seconds, 0.1) - self._typical) * 0.1
         typical = self._typical
-        self._window = WINDOW if typical * WINDOW <= HANDED_WORK else max(1, int(HANDED_WORK / typical))
+        most = self._most
+        self._window = most if typical * most <= HANDED_WORK else max(1, int(HANDED_WORK / typical))
 
     def _hand(self, slot: Slot, run: Run) -> None:
         if not slot.held:

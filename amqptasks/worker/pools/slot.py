@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from amqptasks.worker.outcome import Cause, Run
-from amqptasks.worker.pools import control, slate, wire
+from amqptasks.worker.pools import control, ends, slate, wire
 
 if TYPE_CHECKING:
     from amqptasks.worker.pools.spawner import Spawner
@@ -54,10 +54,12 @@ class Slot:
         self.timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._outbox: deque[bytes | memoryview] = deque()
+        self._writing = False
         self._incoming: bytearray | None = None
         self._expected = 0
         self._slate = slate.open_slate() if threads == 1 else None
-        self._near, self._far = socket.socketpair(socket.AF_UNIX, control.KIND)
+        self._near, self._far = ends.pair()
+        self._stream = self._near if isinstance(self._near, ends.Framed) else None
         self._near.settimeout(0)
         self._loop.add_reader(self._near.fileno(), read, self)
 
@@ -73,7 +75,7 @@ class Slot:
     def has_room(self, window: int) -> bool:
         if not self.ready or self.leaving or self.sentence is not None or self.large is not None:
             return False
-        if self._outbox:
+        if self._writing:
             return False
         return len(self.held) < (self.threads if self.slow else self.threads + window - 1)
 
@@ -98,21 +100,32 @@ class Slot:
             self._outbox.extend(wire.pieces(message, wire.ANNOUNCED))
             self._write()
             return
+        if self._stream is not None:
+            self._outbox.append(message)
+            self._write()
+            return
         try:
             self._near.send(message)
         except BlockingIOError:
             self._outbox.append(message)
-            self._loop.add_writer(self._near.fileno(), self._write)
+            self._write()
 
     def _write(self) -> None:
         outbox = self._outbox
-        while outbox:
-            try:
+        try:
+            while outbox:
                 self._near.send(outbox[0])
-            except BlockingIOError:
-                self._loop.add_writer(self._near.fileno(), self._write)
-                return
-            outbox.popleft()
+                outbox.popleft()
+            if self._stream is not None:
+                self._stream.finish()
+        except BlockingIOError:
+            self._writing = True
+            self._loop.add_writer(self._near.fileno(), self._write)
+            return
+        self._written()
+
+    def _written(self) -> None:
+        self._writing = False
         self._loop.remove_writer(self._near.fileno())
         if self.leaving and self.large is None:
             self._near.shutdown(socket.SHUT_WR)
@@ -122,7 +135,7 @@ class Slot:
         if self.large is not None:
             return []
         runs: list[Run] = []
-        while count is None or len(runs) < count:
+        while self._stream is None and (count is None or len(runs) < count):
             try:
                 data = self._far.recv(wire.LIMIT, socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -133,7 +146,7 @@ class Slot:
         if count is None and self._outbox:
             runs += [self.held.pop(wire.run_key(bytes(message[:16]))) for message in self._outbox]
             self._outbox.clear()
-            self._loop.remove_writer(self._near.fileno())
+            self._write()
         return runs
 
     def dismiss(self) -> list[Run]:
@@ -145,7 +158,7 @@ class Slot:
     def leave(self) -> None:
         """Let it end after all that it was handed."""
         self.leaving = True
-        if not self._outbox and self.large is None:
+        if not self._writing and self.large is None:
             self._near.shutdown(socket.SHUT_WR)
 
     # --- reports -----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from amqptasks.errors import PoolFailed
 from amqptasks.worker.outcome import LoadSpec, Manifest
-from amqptasks.worker.pools import control
+from amqptasks.worker.pools import control, ends
 
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
 
@@ -71,9 +71,8 @@ class Spawner:
         Its birth is reported; or `orphaned`, if the zygote is gone.
         """
         try:
-            socket.send_fds(self._sock, [control.encode_fork(settings)], list(descriptors))
-        except BlockingIOError:  # pragma: no cover  (thousands of forks under way)
-            self._listener.not_born(settings.number, "the zygote is busy")
+            socket.send_fds(self._sock, [control.encode(control.FORK, settings.number)], list(descriptors))
+            control.send_value(self._sock, settings)
         except OSError:
             return  # its end will be heard
 
@@ -96,7 +95,7 @@ class Spawner:
     def _hear(self) -> None:
         while not self._closed:
             try:
-                data, descriptors, _, _ = socket.recv_fds(self._sock, control.PIECE, 1)
+                data, descriptors, _, _ = socket.recv_fds(self._sock, control.NEWS_SIZE, 1)
             except BlockingIOError:
                 return
             except OSError:
@@ -133,7 +132,7 @@ async def open_spawner(spec: LoadSpec) -> Spawner:
     Raises what the loader raised there: AppNotFound, AppImportFailed, ImproperlyConfigured; PoolFailed when
     the process died meanwhile. Takes as long as the import does.
     """
-    near, far = socket.socketpair(socket.AF_UNIX, control.KIND)
+    near, far = socket.socketpair(socket.AF_UNIX, ends.KIND)
     process = subprocess.Popen(  # noqa: ASYNC220  (a millisecond, before there is anything to delay)
         [sys.executable, *_interpreter_flags(), "-c", _PROGRAM, str(far.fileno()), str(os.getpid())],
         pass_fds=[far.fileno()],
@@ -163,7 +162,7 @@ async def _receive_value(sock: socket.socket) -> Any:
     received = control.Receiving()
     while not received.complete:
         try:
-            piece = await loop.sock_recv(sock, control.PIECE)
+            piece = await loop.sock_recv(sock, received.next)
         except ConnectionError:
             return None
         if not piece:

@@ -7,13 +7,13 @@ Nothing is pickled: header and body of a delivery are copied as they came from t
 from __future__ import annotations
 
 import math
-import socket
 import struct
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from amqptasks.amqp import Delivery, Fate, Parcel
 from amqptasks.worker.outcome import Cause, Outcome, Run, Verdict
+from amqptasks.worker.pools.ends import End
 
 LIMIT = 128 * 1024
 """The largest datagram; the kernel refuses more than its send buffer, about 208 KiB by default."""
@@ -259,7 +259,7 @@ def announced_size(data: bytes) -> int:
     return size
 
 
-def gather(sock: socket.socket, announcement: bytes) -> bytes:
+def gather(sock: End, announcement: bytes) -> bytes:
     """Receive the pieces of an announced message; blocks. Empty when the other side is gone."""
     size = announced_size(announcement)
     message = bytearray()
@@ -271,7 +271,7 @@ def gather(sock: socket.socket, announcement: bytes) -> bytes:
     return bytes(message)
 
 
-def send(sock: socket.socket, message: bytes) -> None:
+def send(sock: End, message: bytes) -> None:
     """Send a child's message, in pieces if it is large; blocks."""
     if len(message) <= LIMIT:
         sock.send(message)

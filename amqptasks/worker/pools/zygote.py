@@ -18,7 +18,7 @@ import traceback
 from dataclasses import replace
 
 from amqptasks.worker.outcome import LoadSpec
-from amqptasks.worker.pools import control
+from amqptasks.worker.pools import control, ends
 from amqptasks.worker.pools.base import Loaded
 from amqptasks.worker.pools.child import run_child
 from amqptasks.worker.pools.loading import load
@@ -113,12 +113,15 @@ class Zygote:
                 self._sock.send(control.encode(control.DIED, number, code))
 
     def _obey(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._sock, control.PIECE, 2)
+        data, descriptors, _, _ = socket.recv_fds(self._sock, control.NEWS_SIZE, 2)
         if not data:
             return False
         kind, number, _ = control.decode(data)
         if kind == control.FORK:
-            self._fork(control.decode_settings(data), descriptors)
+            settings = control.receive_value(self._sock)
+            if settings is None:
+                return False
+            self._fork(settings, descriptors)
         elif kind == control.KILL:
             for pid, known in self._numbers.items():
                 if known == number:
@@ -158,7 +161,7 @@ class Zygote:
             self._sock.close()
             os.close(self._wake)
             os.close(self._woken)
-            sock = socket.socket(fileno=descriptors[0])
+            sock = ends.adopt(descriptors[0])
             slate = Slate(descriptors[1]) if len(descriptors) > 1 else None
             code = run_child(sock, slate, self._loaded.make_executor, settings)
         except BaseException:

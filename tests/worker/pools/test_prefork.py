@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 
 from amqptasks.errors import AppImportFailed, ImproperlyConfigured, PoolFailed
 from amqptasks.worker.outcome import Cause
+from amqptasks.worker.pools import ends, slate
 from amqptasks.worker.pools.opening import open_pool
 from amqptasks.worker.pools.prefork import PreforkPool
 from amqptasks.worker.pools.threads import ThreadsPool
@@ -473,6 +475,7 @@ class TestPreforkPool(PoolContract):
         await pool.start(heard)
         pool.submit(long)
         pool.submit(short)
+        await heard.begins(long)
         await heard.begins(short)
         pids = [*pool.pids, pool.zygote_pid]
 
@@ -542,6 +545,15 @@ class TestPreforkPool(PoolContract):
         await pool.stop(5)
 
         assert heard.states(run) == ["SUCCESS"]
+
+
+class TestPreforkPoolOverStreams(TestPreforkPool):
+    """As on systems without SEQPACKET sockets and memory files: one run a child, and nothing to read back."""
+
+    @pytest.fixture(autouse=True)
+    def _poor_system(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ends, "KIND", socket.SOCK_STREAM)
+        monkeypatch.setattr(slate, "open_slate", lambda: None)
 
 
 @pytest.mark.parametrize(("module", "pool"), [("prefork", "PreforkPool"), ("threads", "ThreadsPool")])
