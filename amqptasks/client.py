@@ -5,7 +5,8 @@ Composing is `composing`'s business, declaring `declarations`'; here the two mee
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Unpack
@@ -15,11 +16,13 @@ from amqptasks.amqp import Entity, Envelope, Parcel
 from amqptasks.composing import NOTHING, Call, compose
 from amqptasks.config import Config
 from amqptasks.declarations import Declarations
-from amqptasks.errors import NotFound, TooLarge, Unroutable
+from amqptasks.errors import BrokerUnavailable, ConnectionLost, NotFound, TooLarge, Unroutable
+from amqptasks.ids import new_id
 from amqptasks.options import SendOptions, check_names
 from amqptasks.resources import Resources
 from amqptasks.result import AsyncResult
 from amqptasks.routing import Route
+from amqptasks.transport.keeping import PERMANENT, RetryPolicy
 from amqptasks.waiting import flush
 
 
@@ -38,6 +41,10 @@ class Client(Resources):
         self._declarations.forget()
 
     close.__doc__ = Resources.close.__doc__
+
+    def renew_locks(self) -> None:
+        super().renew_locks()
+        self._declarations.renew_lock()
 
     def send_task(
         self,
@@ -64,6 +71,21 @@ class Client(Resources):
 
         `preset` holds the task's own defaults. Raises what `BlockingConnection.publish` raises.
         """
+        if options and options.get("retry_policy") and options.get("retry", True):
+            # Under one id, so that an attempt whose answer was lost does not become a second task.
+            named = {**options, "task_id": options.get("task_id") or new_id()}
+            policy = RetryPolicy(**options["retry_policy"])
+            return _patiently(lambda: self._send(name, args, kwargs, named, preset), policy)
+        return self._send(name, args, kwargs, options, preset)
+
+    def _send(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        preset: Mapping[str, Any],
+    ) -> AsyncResult[Any]:
         call = compose(self, name, args, kwargs, options, preset)
         try:
             self._dispatch(call)
@@ -151,6 +173,19 @@ class Client(Resources):
             batch.current.reset(token)
             flush.reset(flushing)
             opened.finish(timeout)
+
+
+def _patiently(send: Callable[[], AsyncResult[Any]], policy: RetryPolicy) -> AsyncResult[Any]:
+    """Send, and again as the call's own policy says, on top of what the connection tries by itself."""
+    for attempt, pause in enumerate(policy.delays()):
+        try:
+            return send()
+        except (BrokerUnavailable, ConnectionLost) as error:
+            last = policy.max_retries is not None and attempt >= policy.max_retries
+            if last or isinstance(error, PERMANENT):
+                raise
+        time.sleep(pause)
+    raise AssertionError("delays() does not end")
 
 
 def _named(envelope: Envelope) -> dict[str, Any]:

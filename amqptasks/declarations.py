@@ -66,6 +66,10 @@ class Declarations:
             self._declare_each(missing)
             self._entities.update(identity(entity) for entity in missing)
 
+    def renew_lock(self) -> None:
+        """In a forked child: begin with a lock that nobody holds."""
+        self._lock = threading.Lock()
+
     def forget(self) -> None:
         """Declare everything again when it is next needed: something turned out to be missing."""
         with self._lock:

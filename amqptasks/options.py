@@ -40,8 +40,11 @@ class SendOptions(TypedDict, total=False):
     expires: Moment | None
     """When the task is no longer to be started: seconds from now, or a time."""
     retry: bool
-    """Try again to publish when the connection fails, by `retry_policy`. Default: `task_publish_retry`."""
+    """False: leave `retry_policy` alone. What the connection tries by itself says `task_publish_retry`."""
     retry_policy: RetryPolicy | None
+    """Try again to send when the broker cannot be reached, after the connection's own attempts. Not in a
+    batch.
+    """
     time_limit: float | None
     """Seconds after which the child that runs the task is killed."""
     soft_time_limit: float | None

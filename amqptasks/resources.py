@@ -7,6 +7,7 @@ Knows settings and the floors below; knows nothing of tasks or messages.
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -91,7 +92,7 @@ class Resources:
         policy = RetryPolicy(**conf.task_publish_retry_policy) if conf.task_publish_retry else RetryPolicy(0)
         name = self.main or "amqptasks"
         connect = opener(
-            parse(conf.broker_write_url or conf.broker_url),
+            parse(conf.broker_write_url or conf.broker_url, conf.broker_use_ssl or False),
             name=name,
             heartbeat=conf.broker_heartbeat,
             timeout=conf.broker_connection_timeout,
@@ -114,6 +115,10 @@ class Resources:
                     self._backend = backends.open(self.conf, lambda: self.connection)
         return self._backend
 
+    def renew_locks(self) -> None:
+        """In a forked child: begin with locks that nobody holds."""
+        self._opening = threading.RLock()
+
     def close(self, timeout: float | None = None) -> None:
         """Wait for what is unconfirmed, delete the reply queue unless a result is expected, and close.
 
@@ -121,10 +126,15 @@ class Resources:
         """
         with self._opening:
             backend, connection = self._backend, self._connection
-            self._backend = self._connection = self._router = None
+            self._backend = self._router = None
             self._routes.clear()
+        # The backend deletes its reply queue over this very connection; without it, it would open another
+        # one.
         if backend is not None:
             backend.close(timeout)
+        with self._opening:
+            if self._connection is connection:
+                self._connection = None
         if connection is not None:
             connection.close(timeout)
 
@@ -139,7 +149,14 @@ def _at_exit() -> None:
             resources._backend.close(AT_EXIT)
 
 
+def _after_fork_in_child() -> None:
+    """Locks that other threads held at the fork are never released here."""
+    for resources in list(_open):
+        resources.renew_locks()
+
+
 atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _constant(routes: Any) -> bool:

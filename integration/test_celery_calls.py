@@ -40,7 +40,15 @@ def test_a_call_returns_its_value(way: Way) -> None:
 
 
 def test_arguments_arrive_as_they_were_sent(way: Way) -> None:
-    args: tuple[Any, ...] = (None, True, -(2**53), 0.25, "žluť \u2603 \U0001f407", [1, [2]], {"a": {"b": None}})
+    args: tuple[Any, ...] = (
+        None,
+        True,
+        -(2**53),
+        0.25,
+        "žluť \u2603 \U0001f407",
+        [1, [2]],
+        {"a": {"b": None}},
+    )
     kwargs = {"naïve": [], "x": {}}
 
     got = way.app.send_task("interop.echo", args, kwargs, queue=way.queue).get(timeout=15)

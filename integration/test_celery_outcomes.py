@@ -94,7 +94,7 @@ def test_a_call_that_expired_is_revoked(way: Way) -> None:
 
 @pytest.mark.parametrize(("limit", "error"), [("soft_time_limit", "Soft"), ("time_limit", "")])
 def test_a_time_limit_of_the_call_ends_the_task(way: Way, limit: str, error: str) -> None:
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - the class is what is asked
+    with pytest.raises(Exception) as caught:
         way.call("sleep", 30, **{limit: 1}).get(timeout=20)
 
     assert type(caught.value).__name__ == f"{error}TimeLimitExceeded"

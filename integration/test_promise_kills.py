@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 from broker import PrivateNode
 
+from integration.apps.fault_effects import Effects
 from integration.support import WorkerProcess, wait_until
 from integration.support.calls import answers, call, count, send
-from integration.apps.fault_effects import Effects
 
 FULL = os.environ.get("AMQPTASKS_TEST_FAULTS") == "full"
 TASKS = 10_000 if FULL else 1_500
-CHILD_KILLS = 25 if FULL else 20
+CHILD_KILLS = 40 if FULL else 20
 PARENT_KILLS = 20 if FULL else 4
-BROKER_KILLS = 20 if FULL else 2
+BROKER_KILLS = 20 if FULL else 1
 CHILDREN = 4
 HELD = 4 * CHILDREN
 """Messages that the worker may hold unacknowledged: a fixed prefetch, so that what a kill may double is bounded."""
@@ -54,7 +54,9 @@ class Figures:
 class Run:
     """A worker at work on numbered tasks, and what is killed meanwhile."""
 
-    def __init__(self, node: PrivateNode, vhost: str, folder: Path, start: Callable[..., WorkerProcess]) -> None:
+    def __init__(
+        self, node: PrivateNode, vhost: str, folder: Path, start: Callable[..., WorkerProcess]
+    ) -> None:
         self.node = node
         self.url = node.url(vhost)
         self.effects = Effects(folder / "effects")
@@ -68,6 +70,7 @@ class Run:
             *("-c", str(CHILDREN), "--prefetch-multiplier", "4", "-n", "fault@here"),
             broker_url=self.url,
             env={"FAULT_EFFECTS": str(self.effects.path)},
+            ready=r" ready\.",
         )
 
     def go(self, task: str, kill: Callable[[], None], kills: int) -> Figures:
@@ -81,7 +84,9 @@ class Run:
             self._progressed(TASKS * (number + 1) // (kills + 2))
             kill()
             self._kills += 1
-        wait_until(self._drained, 120, lambda: f"{self.effects.finished} done; {self.worker.log()[-3000:]}", 0.2)
+        wait_until(
+            self._drained, 120, lambda: f"{self.effects.finished} done; {self.worker.log()[-3000:]}", 0.2
+        )
         assert self.worker.stop() == 0
         assert count(self.url, "amqptasks") == 0, "what a stopped worker held went back to the queue"
         return self._count()
@@ -103,7 +108,9 @@ class Run:
 
     def _progressed(self, number: int) -> None:
         wait_until(
-            lambda: self.effects.finished >= number, 60, lambda: f"{number} finished; {self.worker.log()[-3000:]}"
+            lambda: self.effects.finished >= number,
+            60,
+            lambda: f"{number} finished; {self.worker.log()[-3000:]}",
         )
 
     def _drained(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from amqptasks import App, Queue, signals
-from amqptasks.errors import PublishError, TooLarge, Unroutable
+from amqptasks.errors import AccessRefused, BrokerUnavailable, PublishError, TooLarge, Unroutable
 from tests.working import Work
 
 
@@ -213,3 +213,46 @@ def test_a_body_that_is_too_large_is_refused_at_once(app: App, add: Any) -> None
 
     with pytest.raises(TooLarge):
         add.delay("x" * 2000, 1)
+
+
+# --- retrying ------------------------------------------------------------------------------------------------
+
+
+def test_a_call_s_own_retry_policy_sends_again_under_one_id(
+    app: App, add: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add.delay(0, 0)
+    attempts: list[str] = []
+    publish = app.connection.publish
+
+    def failing(envelopes: Any, timeout: float | None = None) -> None:
+        attempts.append(envelopes[0].properties.message_id)
+        if len(attempts) < 3:
+            raise BrokerUnavailable("nobody answers")
+        publish(envelopes, timeout)
+
+    monkeypatch.setattr(app.connection, "publish", failing)
+    policy = {"max_retries": 3, "interval_start": 0, "interval_step": 0}
+    result = add.apply_async((1, 1), retry_policy=policy)
+
+    assert attempts == [result.id] * 3
+    assert messages(app, "amqptasks") == 2
+
+
+def test_it_gives_up_after_its_retries_and_not_at_all_for_what_will_not_mend(
+    app: App, add: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add.delay(0, 0)
+    attempts: list[Exception] = []
+
+    def failing(envelopes: Any, timeout: float | None = None) -> None:
+        attempts.append(error)
+        raise error
+
+    monkeypatch.setattr(app.connection, "publish", failing)
+    policy = {"max_retries": 2, "interval_start": 0, "interval_step": 0}
+    for error, expected in ((BrokerUnavailable("no"), 3), (AccessRefused("no"), 1)):
+        attempts.clear()
+        with pytest.raises(type(error)):
+            add.apply_async((1, 1), retry_policy=policy)
+        assert len(attempts) == expected

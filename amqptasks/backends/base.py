@@ -80,4 +80,6 @@ class Backend(ABC):
         """Drop what is kept for this id."""
 
     def close(self, timeout: float | None = None) -> None:
-        """Release connections; delete the reply queue if nothing is expected any more. Waits `timeout` seconds."""
+        """Release connections; delete the reply queue if nothing is expected any more. Waits `timeout`
+        seconds.
+        """

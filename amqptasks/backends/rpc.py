@@ -237,6 +237,8 @@ class RpcBackend(Backend):
             )
 
     def forget(self, task_id: str) -> None:
+        if self._pid != os.getpid():
+            return
         with self._lock:
             self._recent.forget(task_id)
 

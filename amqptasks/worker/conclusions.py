@@ -26,7 +26,6 @@ from amqptasks.errors import (
     Reject,
     Retry,
     TaskRevoked,
-    Terminated,
     TimeLimitExceeded,
     TooLarge,
     WorkerLost,

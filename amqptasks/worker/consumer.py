@@ -16,6 +16,7 @@ from amqptasks.amqp import Queue
 from amqptasks.backoff import reconnecting
 from amqptasks.errors import (
     AccessRefused,
+    ConnectionLost,
     DuplicateNode,
     ResourceLocked,
     TLSFailed,
@@ -88,8 +89,7 @@ class Consumers:
                     return
                 logger.warning("connection lost: %s; connecting again", reason)
                 self.reconnects += 1
-                await self._consume_all(first=False)
-                if self._stopping:
+                if not await self._consume_all(first=False):
                     return
                 logger.info("consuming again: %s", ", ".join(self._lanes))
         finally:
@@ -125,20 +125,20 @@ class Consumers:
 
     # --- connecting --------------------------------------------------------------------------------------
 
-    async def _consume_all(self, *, first: bool) -> None:
-        attempts = 0
-        for delay in reconnecting(first=0.2, maximum=10.0):
+    async def _consume_all(self, *, first: bool) -> bool:
+        """Try until every queue is consumed; False when the worker was told to stop meanwhile."""
+        for attempts, delay in enumerate(reconnecting(first=0.2, maximum=10.0), 1):
             if self._stopping:
-                return
-            attempts += 1
+                return False
             try:
                 await self._consume_once()
-                return
+                return True
             except TransportError as error:
                 if first:
                     self._refuse_the_hopeless(error, attempts)
                 logger.error("%s; trying again in %.1f s (%d)", error, delay, attempts)
             await asyncio.sleep(delay)
+        return False
 
     def _refuse_the_hopeless(self, error: TransportError, attempts: int) -> None:
         """At start a wrong password or vhost is a mistake to show; later it may be an operator's change."""
@@ -155,6 +155,8 @@ class Consumers:
                 await declare(link, queue.declare, self._told)
             for queue in self._queues:
                 lanes[queue.name] = await self._open_lane(link, queue)
+            if self._stopping:
+                raise ConnectionLost("the worker stops, so it consumes no more")
         except BaseException:
             self._voided(list(lanes.values()))
             await link.close()

@@ -49,6 +49,7 @@ class Dispatch:
         self._dead_exchange = ""
         self._abandoning = False
         self._verbose = False
+        self._received_hook = False
         self._loop = asyncio.get_running_loop()
         self._keys = count(1)
         self._flights: dict[int, Flight] = {}
@@ -63,6 +64,7 @@ class Dispatch:
         """The pool has started and told what it knows; deliveries may come now."""
         self._publisher = publisher
         self._verbose = logger.isEnabledFor(logging.INFO)
+        self._received_hook = "task_received" in manifest.hooks
         self._tasks = manifest.tasks
         self._dead_exchange = manifest.settings["task_dead_letter_exchange"]
 
@@ -79,7 +81,9 @@ class Dispatch:
         self._flights[key] = flight
         if delivery.redelivered and flight.identity is not None and self._is_double(flight):
             return
-        if self._verbose:
+        if self._received_hook:
+            self._pool.hook("task_received", delivery)
+        if self._verbose and fields:
             logger.info("Task %s[%s] received", *map(fields.get, ("task", "id")))
         now = admit(fields, options, time.time())
         run = Run(key, delivery, now.cause, now.detail, now.soft, now.hard)
@@ -140,7 +144,7 @@ class Dispatch:
             self._publisher.post(parcel, partial(self._confirmed, flight, parcel))
         if self._publisher.saturated and not self._paused:
             self._paused = True
-            self._pool.pause(True)
+            self._pool.pause(paused=True)
 
     def lost(self, key: int, reason: str, innocent: bool, cause: Cause = Cause.LOST) -> None:
         """A child died. Late-acknowledged bystanders go back; for the rest a child writes the obituary."""
@@ -151,6 +155,8 @@ class Dispatch:
         if flight.options.acks_late and (innocent or self._abandoning):
             self._settle(flight, Verdict.REQUEUE)
             return
+        if self._abandoning and cause is Cause.TERMINATED:
+            cause = Cause.LOST  # by the worker's end; nobody has revoked it
         if flight.losses > OBITUARIES:
             self._bury(flight, reason)
             return
@@ -169,7 +175,7 @@ class Dispatch:
         """The publisher has room again."""
         if self._paused:
             self._paused = False
-            self._pool.pause(False)
+            self._pool.pause(paused=False)
 
     def _told(self, parcel: Parcel, error: TransportError | None) -> None:
         if error is not None:
@@ -302,13 +308,17 @@ class Dispatch:
         return len(self._flights)
 
 
+def _selected(delivery: Delivery, keys: tuple[str, ...]) -> Mapping[str, Any]:
+    try:
+        return codec.select(delivery.header, keys)
+    except (AmqptasksError, ValueError, IndexError):
+        return {}
+
+
 def _fields(delivery: Delivery) -> Mapping[str, Any]:
     """The headers that admission reads; nothing when they are not those of a call in protocol 2: then a child
     translates the message, or refuses it."""
-    try:
-        fields = codec.select(delivery.header, KEYS)
-    except (AmqptasksError, ValueError, IndexError):
-        return {}
+    fields = _selected(delivery, KEYS)
     if not isinstance(fields.get("task"), str) or not isinstance(fields.get("id"), str):
         return {}
     return fields if isinstance(fields.get("retries"), int | float | None) else {}
@@ -325,5 +335,5 @@ def _identity(delivery: Delivery, fields: Mapping[str, Any]) -> Hashable:
     """
     if not fields:
         return None
-    crashes = None if delivery.exchange else codec.select(delivery.header, CRASHES).get(CRASHES[0])
+    crashes = None if delivery.exchange else _selected(delivery, CRASHES).get(CRASHES[0])
     return (fields["id"], fields.get("retries"), repr(crashes), delivery.exchange, delivery.routing_key)

@@ -7,8 +7,10 @@ request, say that it starts, call it, and write down what follows from the answe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -41,11 +43,13 @@ class Executor:
         self._accept = accept_set(app.conf.accept_content)
         self._inflate_limit = app.conf.message_inflate_limit
         self._conclude = Conclusions(app, node)
-        self._coroutines: asyncio.Runner | None = None
+        self._own = threading.local()
         signals.worker_process_init.send(sender=None)
 
     def run(self, run: Run, started: Started) -> Outcome:
         """Run the task of `run`, or write what follows from its end if it is not to run (any more)."""
+        if run.cause is Cause.HOOK:
+            return self._hook(run)
         try:
             message = self._read(run)
             task = self._task_named(message.task)
@@ -68,10 +72,21 @@ class Executor:
 
     def close(self) -> None:
         """Close what tasks opened in this process through the app."""
-        if self._coroutines is not None:
-            self._coroutines.close()
+        runner: asyncio.Runner | None = getattr(self._own, "runner", None)
+        if runner is not None:
+            runner.close()
         signals.worker_process_shutdown.send(sender=None, pid=None, exitcode=0)
         self.app.close()
+
+    def _hook(self, run: Run) -> Outcome:
+        """Send a signal of the worker itself: the parent may not run the user's code."""
+        if run.detail == signals.task_received.name:
+            with contextlib.suppress(MessageError):  # what cannot be read is refused when its turn comes
+                request = Request.of(self._read(run), run.delivery, hostname=self.node)
+                signals.task_received.send(sender=self.node, request=request)
+        else:
+            getattr(signals, run.detail).send(sender=self.node)
+        return Outcome()
 
     # --- steps -------------------------------------------------------------------------------------------
 
@@ -114,7 +129,8 @@ class Executor:
     def _call(self, task: Task[..., Any], request: Request) -> Any:
         value = task(*request.args, **request.kwargs)
         if inspect.iscoroutine(value):
-            if self._coroutines is None:
-                self._coroutines = asyncio.Runner()
-            value = self._coroutines.run(value)
+            runner: asyncio.Runner | None = getattr(self._own, "runner", None)
+            if runner is None:
+                runner = self._own.runner = asyncio.Runner()
+            value = runner.run(value)
         return value

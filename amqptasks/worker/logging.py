@@ -167,25 +167,34 @@ class LoggedText:
         self._level = level
         self._logger = logging.getLogger("amqptasks.redirected")
         self._writing = False
+        self._begun = ""
 
     def write(self, text: str) -> int:
         # A log handler that fails prints its traceback here: that must not be logged again.
         if self._writing:
             return len(text)
+        *lines, self._begun = (self._begun + text).split("\n")
+        self._log(lines)
+        return len(text)
+
+    def _log(self, lines: list[str]) -> None:
         self._writing = True
         try:
-            for line in text.rstrip().splitlines():
-                self._logger.log(self._level, "%s", line.rstrip())
+            for line in lines:
+                if line.strip():
+                    self._logger.log(self._level, "%s", line.rstrip())
         finally:
             self._writing = False
-        return len(text)
 
     def writelines(self, lines: list[str]) -> None:
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Log the line that was begun."""
+        begun, self._begun = self._begun, ""
+        if not self._writing:
+            self._log([begun])
 
     def isatty(self) -> bool:
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from amqptasks import signals
@@ -21,14 +22,25 @@ HOOKS = ("worker_ready", "worker_shutdown", "worker_shutting_down", "task_receiv
 def build(app: App, *, queues: tuple[str, ...], exclude: tuple[str, ...]) -> Manifest:
     """Read the manifest off a finished app. Raises ImproperlyConfigured for queues that do not exist."""
     chosen = app.router.select(queues or None, exclude)
+    tasks = {name: options_of(task, app.conf) for name, task in app.tasks.items()}
     return Manifest(
         app=f"{app.main or '__main__'}:{hex(id(app))}",
         settings=app.conf.table(with_defaults=True, censored=False),
         queues=tuple(_queue(queue, app.conf) for queue in chosen),
-        tasks={name: options_of(task, app.conf) for name, task in app.tasks.items()},
+        tasks=tasks,
         results=app.backend.url,
         hooks=frozenset(name for name in HOOKS if getattr(signals, name).receivers),
+        warnings=tuple(_warnings(app.conf, tasks)),
     )
+
+
+def _warnings(conf: Config, tasks: Mapping[str, TaskOptions]) -> Iterator[str]:
+    limited = [name for name, task in tasks.items() if task.time_limit or task.soft_time_limit]
+    if limited and conf.worker_pool != "prefork":
+        yield (
+            f"time limits are not kept by the {conf.worker_pool} pool, which cannot stop a thread; "
+            f"use prefork for {', '.join(sorted(limited)[:5])}"
+        )
 
 
 def _queue(queue: Queue, conf: Config) -> WorkerQueue:

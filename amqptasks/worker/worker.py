@@ -66,7 +66,6 @@ class Worker:
             self._publishing(manifest),
             self._consuming(manifest) as consuming,
         ):
-            self.pool.hook("worker_ready")
             if await self._until_told(consuming):
                 consuming.result()
             return await self._stop(manifest)
@@ -112,6 +111,7 @@ class Worker:
         if self.options.purge:
             logger.warning("purged %d messages", await self.consumers.purge())
         self._say_ready()
+        self.pool.hook("worker_ready")
         if self._on_ready is not None:
             self._on_ready()
         await self.consumers.run()
@@ -215,7 +215,7 @@ def run_worker(options: WorkerOptions) -> int:
     code, again = asyncio.run(_work(options))
     if again:
         # SIGHUP: the same command anew, so that new code and settings count in parent and children alike.
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 (no shell)
     return code
 
 

@@ -8,6 +8,8 @@ from html import escape
 from typing import Any
 
 WIDTH, ROW, LEFT, RIGHT = 760, 20, 150, 190
+FONT = 'font-family="sans-serif" font-size="12"'
+TITLE = "Packages of the standard library: bytes before and after lzma (logarithmic)"
 
 
 def table(modules: Sequence[dict[str, Any]], packages: Sequence[dict[str, Any]]) -> str:
@@ -15,8 +17,7 @@ def table(modules: Sequence[dict[str, Any]], packages: Sequence[dict[str, Any]])
     total = {key: sum(module[key] for module in modules) for key in ("lines", "functions", "classes", "imports")}
     worst = sorted(((*pair, module["module"]) for module in modules for pair in module["most_complex"]), reverse=True)
     lines = [
-        f"{len(modules)} modules: {total['lines']:,} lines, {total['functions']:,} functions, "
-        f"{total['classes']:,} classes, {total['imports']:,} imports",
+        f"{len(modules)} modules: " + ", ".join(f"{count:,} {what}" for what, count in total.items()),
         "",
         "most complex functions          branches  module",
         *(f"  {name:<28}  {score:>8}  {module}" for score, name, module in worst[:5]),
@@ -38,11 +39,9 @@ def plot(packages: Sequence[dict[str, Any]]) -> str:
     scale = (WIDTH - LEFT - RIGHT) / max(1.0, longest - 2)
     height = ROW * (len(rows) + 3)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
-        f'font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" {FONT}>',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-        f'<text x="{LEFT}" y="{ROW}" font-weight="bold">Packages of the standard library: '
-        "bytes before and after lzma (logarithmic)</text>",
+        f'<text x="{LEFT}" y="{ROW}" font-weight="bold">{TITLE}</text>',
     ]
     for number, package in enumerate(rows):
         parts += _bar(package, y=ROW * (number + 2), scale=scale)

@@ -27,7 +27,12 @@ def call(
 ) -> Any:
     """A parcel that calls a task on `queue` by the default exchange."""
     message = protocol.TaskMessage(
-        id=task_id or str(uuid.uuid4()), task=task, args=args, reply_to=reply_to, headers=headers or {}, **options
+        id=task_id or str(uuid.uuid4()),
+        task=task,
+        args=args,
+        reply_to=reply_to,
+        headers=headers or {},
+        **options,
     )
     return codec.pack(protocol.encode(message, Address("", queue)))
 
@@ -69,7 +74,9 @@ def take(url: str, queue: str, number: int | None = None) -> list[Delivery]:
             (info,) = await link.declare(Queue(queue), passive=True)
             wanted = info.messages if number is None else number
             inbox = Inbox()
-            await link.consume(queue, inbox.deliveries.append, inbox.cancelled.append, prefetch=0, no_ack=True)
+            await link.consume(
+                queue, inbox.deliveries.append, inbox.cancelled.append, prefetch=0, no_ack=True
+            )
             await until(lambda: len(inbox.deliveries) >= wanted, f"{wanted} messages in {queue}", 20)
             return inbox.deliveries
 

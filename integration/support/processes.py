@@ -38,7 +38,8 @@ class Process:
         name, _, value = self._mark.partition("=")
         paths = [str(cwd), str(ROOT), os.environ.get("PYTHONPATH", "")]
         self._env = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        self._env |= dict(env or {}) | {name: value}
+        # setproctitle writes its titles over /proc/PID/environ, where the mark is read, unless it is told not to.
+        self._env |= dict(env or {}) | {name: value, "SPT_NOENV": "1"}
         self._popen: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -111,7 +112,7 @@ def test_every_order_of_endings_settles_exactly_the_settled(order, cuts, lost):
     settler = Settler(channel, loop)
     bounds = [0, *sorted(set(cuts)), len(order)]
 
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in itertools.pairwise(bounds):
         for tag in order[begin:end]:
             if tag in lost:
                 settler.requeue(tag, failed=False)

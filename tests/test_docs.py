@@ -1,0 +1,144 @@
+"""The documentation is true: every snippet runs, every command is one that the program takes.
+
+The pages of `integration/test_docs.py` are typed against a real worker and broker instead.
+"""
+
+from __future__ import annotations
+
+import shlex
+import uuid
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from amqptasks.cli.main import ABSENT, COMMANDS, program
+from amqptasks.registry import shared
+from amqptasks.testing import running_worker
+from amqptasks.waiting import home
+from tests.support.pages import RUN, SHOWN, TYPED, Block, Command, Reader, blocks, commands, pages
+
+ON_A_BROKER = ("README.md", "docs/index.md", "docs/tutorial/first-task.md")
+"""Read by integration/test_docs.py."""
+HERE = [
+    name
+    for name in pages()
+    if name not in ON_A_BROKER and any(block.language in RUN for block in blocks(name))
+]
+COMMANDS_OF_PAGES = [
+    command
+    for name in pages()
+    for block in blocks(name)
+    if block.language == TYPED
+    for command in commands(block)
+]
+REFUSED = {"amqptasks -A proj worker -D"}
+"""Shown because they are refused, with what is then said."""
+
+
+@pytest.fixture
+def _a_program_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page's app goes to a broker of its own in memory, wherever its code says it is."""
+    monkeypatch.setattr(home, "app", None)
+    monkeypatch.setattr(shared, "_tasks", [])
+    monkeypatch.setenv("AMQPTASKS_BROKER_URL", f"memory://{uuid.uuid4()}")
+
+
+@pytest.mark.usefixtures("_a_program_of_its_own")
+@pytest.mark.parametrize("page", HERE)
+def test_every_snippet_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typed in order, into one module, each block of code does what the page says (its asserts hold)."""
+    monkeypatch.chdir(tmp_path)
+    wanted = [block for block in blocks(page) if block.language in RUN]
+
+    with Reader(page, tmp_path, lambda app: running_worker(app, queues=every_queue(app))) as reader:
+        ran = reader.read()
+
+    assert ran == wanted
+
+
+def every_queue(app: Any) -> list[str]:
+    """What the page's workers take together: the app's queues, and those that its routes name."""
+    return [*app.router.queues]
+
+
+def test_every_block_of_every_page_is_run_by_some_test_or_is_no_code() -> None:
+    odd = [
+        str(block)
+        for name in pages()
+        for block in blocks(name)
+        if not block.language.startswith("<") and block.language not in (*RUN, TYPED, *SHOWN)
+    ]
+
+    assert odd == []
+    assert set(ON_A_BROKER) <= set(pages())
+    assert len(HERE) >= 8
+
+
+@pytest.mark.parametrize(
+    "command", COMMANDS_OF_PAGES, ids=lambda command: f"{command.block.page}:{command.words}"
+)
+def test_every_command_of_every_page_is_one_that_the_program_takes(command: Command) -> None:
+    words = shlex.split(command.words)
+    if words[0] != "amqptasks":
+        assert words[0] in (
+            "pip",
+            "make",
+            "python",
+            "rabbitmqctl",
+            "rabbitmqadmin",
+            "kill",
+            "celery",
+            "systemctl",
+        ), words
+        return
+    if command.words in REFUSED:
+        with pytest.raises(click.UsageError) as refused:
+            parse(words[1:])
+        assert refused.value.format_message() in command.output
+    else:
+        parse(words[1:])
+
+
+def parse(words: list[str]) -> None:
+    """Read a command line as the program would, and do nothing."""
+    with program.make_context("amqptasks", words) as outer:
+        rest = [*outer._protected_args, *outer.args]
+        assert rest, "no command"
+        name, command, arguments = program.resolve_command(outer, rest)
+        assert command is not None
+        command.make_context(name, arguments, parent=outer).close()
+
+
+def test_the_command_line_page_knows_every_command() -> None:
+    text = pages()["docs/reference/command-line.md"].read_text()
+
+    missing = [name for name in COMMANDS if f"## `amqptasks {name}`" not in text]
+
+    assert missing == []
+    assert not [name for name in ABSENT if f"## `amqptasks {name}`" in text]
+
+
+def test_a_page_with_a_false_statement_fails(tmp_path: Path) -> None:
+    """The reader himself can fail: a wrong assert, a wrong answer at >>>, a directive that nobody knows."""
+    for text in ("```python\nassert 1 == 2\n```\n", "```pycon\n>>> 1\n2\n```\n", "<!-- run: nothing -->\n"):
+        page = tmp_path / "page.md"
+        page.write_text(text)
+        with (
+            pytest.raises(AssertionError),
+            Reader(str(page), tmp_path, lambda app: running_worker(app)) as reader,
+        ):
+            reader.read()
+
+
+def test_blocks_know_their_line_and_language(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("text\n\n```python\nx = 1\n```\n\n<!-- run: worker -->\n")
+
+    found = list(blocks(str(page)))
+
+    assert found == [
+        Block(str(page), 3, "python", "x = 1\n"),
+        Block(str(page), 7, "<run>", "worker"),
+    ]
