@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from amqptasks import errors, signals, states
     from amqptasks.app import App, current_app
-    from amqptasks.canvas import chain, chord, chunks, group
+    from amqptasks.canvas import chain, chord, chunks, group, xmap, xstarmap
     from amqptasks.log import get_task_logger
     from amqptasks.request import Request
     from amqptasks.result import AsyncResult, GroupResult
@@ -45,6 +45,8 @@ __all__ = [
     "signals",
     "signature",
     "states",
+    "xmap",
+    "xstarmap",
 ]
 
 _HOMES = {
@@ -66,6 +68,8 @@ _HOMES = {
     "maybe_signature": "signatures",
     "shared_task": "sharing",
     "signature": "signatures",
+    "xmap": "canvas",
+    "xstarmap": "canvas",
 }
 
 

@@ -15,11 +15,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, cast, overload
 
-from amqptasks import (
-    canvas,  # noqa: F401 (with it `|` knows chains and groups)
-    naming,
-    signals,
-)
+from amqptasks import builtin, naming, signals
 from amqptasks import result as results
 from amqptasks.client import Client
 from amqptasks.config import Config
@@ -164,6 +160,8 @@ class App(Client):
             if self.finalized:
                 return
             self.finalized = True
+            for name, body in builtin.BODIES.items():
+                self._registrar.add(make_task(body, name, Task, {"bind": True}, self))
             for task in shared.all():
                 self.adopt(task)
             for task in list(self._registrar.tasks.values()):

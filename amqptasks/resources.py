@@ -20,8 +20,7 @@ from amqptasks.options import ROUTING
 from amqptasks.routing import Route, Router
 from amqptasks.transport.blocking import BlockingConnection
 from amqptasks.transport.keeping import RetryPolicy
-from amqptasks.transport.opening import opener
-from amqptasks.transport.url import parse
+from amqptasks.transport.opening import configured
 
 AT_EXIT = 1.0
 """Seconds that the end of the program waits for the broker's answers, per app."""
@@ -91,12 +90,7 @@ class Resources:
         conf = self.conf
         policy = RetryPolicy(**conf.task_publish_retry_policy) if conf.task_publish_retry else RetryPolicy(0)
         name = self.main or "amqptasks"
-        connect = opener(
-            parse(conf.broker_write_url or conf.broker_url, conf.broker_use_ssl or False),
-            name=name,
-            heartbeat=conf.broker_heartbeat,
-            timeout=conf.broker_connection_timeout,
-        )
+        connect = configured(conf.table(with_defaults=True, censored=False), "write", name)
         return BlockingConnection(
             connect,
             timeout=conf.broker_publish_timeout,

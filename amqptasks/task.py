@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextvars import Token
 from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, Unpack, cast
 
-from amqptasks import eager, retrying
+from amqptasks import canvas, eager, retrying
 from amqptasks import request as requests
 from amqptasks import result as results
 from amqptasks.arguments import Arguments
@@ -165,6 +165,18 @@ class Task(TaskOptions, Generic[P, R]):
         return Signature(self, args, kwargs, options, immutable=immutable)
 
     subtask = signature
+
+    def map(self, it: Iterable[Any]) -> Signature:
+        """Return one call that runs this task for each element, one after the other."""
+        return canvas.xmap(self.s(), it)
+
+    def starmap(self, it: Iterable[Any]) -> Signature:
+        """As `map`, where each element is a list of arguments."""
+        return canvas.xstarmap(self.s(), it)
+
+    def chunks(self, it: Iterable[Any], n: int) -> canvas.group:
+        """Return a group of calls that each run this task for up to `n` lists of arguments."""
+        return canvas.chunks(self.s(), it, n)
 
     def AsyncResult(self, task_id: str) -> results.AsyncResult[R]:  # noqa: N802 (Celery's name)
         """Return the handle on a call of this task by its id."""

@@ -2,9 +2,15 @@
 
 import logging
 import re
+import sys
 from importlib import metadata
+from pathlib import Path
 
 from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import settings_table  # noqa: E402 (the path comes first)
 
 project = "amqptasks"
 author = "the amqptasks authors"
@@ -31,6 +37,13 @@ def setup(app: Sphinx) -> None:
     directives = logging.getLogger("sphinx.sphinx.directives.other")
     directives.addFilter(lambda record: getattr(record, "subtype", "") != "empty_glob")
     app.connect("autodoc-process-docstring", drawings_are_literal)
+    app.connect("source-read", settings_are_generated)
+
+
+def settings_are_generated(app: Sphinx, docname: str, source: list[str]) -> None:
+    """The page of the settings is its introduction, and below it what the code declares."""
+    if docname == "reference/settings":
+        source[0] += settings_table.render()
 
 
 def drawings_are_literal(

@@ -17,8 +17,8 @@ from integration.support.faults import Bench
 @pytest.fixture
 def bench(
     node: PrivateNode, fresh_vhost: str, tmp_path: Path, worker: Callable[..., WorkerProcess]
-) -> Iterator[Bench]:
-    yield Bench(node, fresh_vhost, tmp_path, worker)
+) -> Bench:
+    return Bench(node, fresh_vhost, tmp_path, worker)
 
 
 def test_sigterm_finishes_what_runs_gives_back_the_rest_and_exits_0(bench: Bench) -> None:

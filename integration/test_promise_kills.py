@@ -144,8 +144,8 @@ class Run:
 @pytest.fixture
 def run(
     node: PrivateNode, fresh_vhost: str, tmp_path: Path, worker: Callable[..., WorkerProcess]
-) -> Iterator[Run]:
-    yield Run(node, fresh_vhost, tmp_path, worker)
+) -> Run:
+    return Run(node, fresh_vhost, tmp_path, worker)
 
 
 def test_late_tasks_all_finish_though_their_children_are_killed(run: Run) -> None:

@@ -15,8 +15,8 @@ from integration.support.faults import Bench
 @pytest.fixture
 def bench(
     node: PrivateNode, fresh_vhost: str, tmp_path: Path, worker: Callable[..., WorkerProcess]
-) -> Iterator[Bench]:
-    yield Bench(node, fresh_vhost, tmp_path, worker)
+) -> Bench:
+    return Bench(node, fresh_vhost, tmp_path, worker)
 
 
 @pytest.fixture

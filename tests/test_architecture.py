@@ -24,7 +24,7 @@ FLOORS = (  # from the ground up: name, top-level modules
     (
         "app",
         "options arguments request resources declarations composing batch client signatures canvas retrying eager task "
-        "task_options naming registry decorating events control log app sharing",
+        "task_options naming builtin registry decorating events control log app sharing",
     ),
     ("public names", "__init__"),
     ("worker", "worker beat"),

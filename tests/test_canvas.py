@@ -238,6 +238,28 @@ def test_an_empty_group_answers_an_empty_list(app: App) -> None:
     assert group(app=app).apply_async().get(timeout=1) == []
 
 
+def test_chunks_run_many_calls_in_few_messages(app: App, add: Any, work: Work) -> None:
+    result = add.chunks(((number, number) for number in range(25)), 10)()
+    ran = work()
+
+    assert ran == 3
+    assert [value for part in result.get(timeout=5) for value in part] == [2 * number for number in range(25)]
+
+
+def test_map_and_starmap_are_one_call(app: App, add: Any, work: Work) -> None:
+    mapped, starmapped = add.map([1, 2]).delay(), add.starmap([(1, 1), (2, 2)]).delay()
+    work(2)
+
+    assert mapped.get(timeout=5) == [1, 2]
+    assert starmapped.get(timeout=5) == [2, 4]
+
+
+def test_the_built_in_tasks_are_registered(app: App) -> None:
+    assert {"celery.backend_cleanup", "celery.accumulate", "celery.map", "celery.starmap"} <= set(app.tasks)
+    assert app.tasks["celery.accumulate"](1, 2, index=1) == 2
+    assert app.tasks.regular() == {}
+
+
 @pytest.mark.parametrize("make", [
     lambda add: group(add.s(1), group(add.s(2))),
     lambda add: chain(add.s(1), group(add.s(2))),

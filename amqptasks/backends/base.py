@@ -79,6 +79,9 @@ class Backend(ABC):
     def forget(self, task_id: str) -> None:
         """Drop what is kept for this id."""
 
+    def cleanup(self) -> None:
+        """Remove expired states. Brokers do it by themselves, so there is nothing to do by default."""
+
     def close(self, timeout: float | None = None) -> None:
         """Release connections; delete the reply queue if nothing is expected any more. Waits `timeout`
         seconds.

@@ -103,8 +103,8 @@ class RpcBackend(Backend):
             return self._queue
 
     def _entity(self, name: str) -> Queue:
-        arguments: dict[str, Any] = {"x-queue-type": "classic", "x-expires": int(self._idle * 1000)}
-        if self._format.expires is not None:
+        arguments: dict[str, Any] = {"x-queue-type": "classic", "x-expires": max(1, int(self._idle * 1000))}
+        if self._format.expires:
             arguments["x-message-ttl"] = int(self._format.expires * 1000)
         return Queue(name, arguments=arguments)
 
@@ -117,7 +117,11 @@ class RpcBackend(Backend):
     def _receive(self, delivery: Delivery) -> None:
         if self._subscription is not None:
             self._subscription.ack(delivery)
-        envelope = codec.unpack(delivery)
+        try:
+            envelope = codec.unpack(delivery)
+        except MessageError as error:
+            logger.warning("a message on %s is no result: %s", delivery.queue, error)
+            return
         correlation_id = envelope.properties.correlation_id or ""
         try:
             body = read_body(envelope, self._format)

@@ -212,9 +212,12 @@ class Conclusions:
             case Cause.LOST if self._of(task).acks_late and self._of(task).reject_on_worker_lost:
                 return self._crashed(run, task, request)
         error: Exception = WorkerLost(f"the process that ran the task died: {run.detail}")
-        if run.cause is Cause.TIMEOUT:
-            error = TimeLimitExceeded(float(run.detail))
-        return self.failed(task, request, error)
+        if run.cause is not Cause.TIMEOUT:
+            return self.failed(task, request, error)
+        outcome = self.failed(task, request, TimeLimitExceeded(float(run.detail)))
+        options = self._of(task)
+        again = options.acks_late and not options.acks_on_timeout
+        return replace(outcome, verdict=Verdict.REQUEUE if again else Verdict.ACK)
 
     def _revoked(self, run: Run, task: Task[..., Any], request: Request) -> Outcome:
         expired, terminated = run.cause is Cause.EXPIRED, run.cause is Cause.TERMINATED

@@ -13,12 +13,11 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
-from typing import TextIO
+from typing import Literal, TextIO
 
 from amqptasks.transport.base import Connect
-from amqptasks.transport.opening import opener
+from amqptasks.transport.opening import configured
 from amqptasks.transport.publisher import Publisher
-from amqptasks.transport.url import parse
 from amqptasks.worker import banner
 from amqptasks.worker.consumer import Consumers, Retrying
 from amqptasks.worker.dispatch import Dispatch
@@ -33,6 +32,7 @@ from amqptasks.worker.shutdown import Phase, Shutdown
 logger = logging.getLogger(__name__)
 
 WARM_EXIT, COLD_EXIT = 0, 1
+ROLES = {"read": "consuming", "write": "publishing"}
 LAST_CONFIRMS = 10.0
 """Seconds to wait for the confirms of what a stopping worker has published."""
 
@@ -84,7 +84,7 @@ class Worker:
 
     @contextlib.asynccontextmanager
     async def _publishing(self, manifest: Manifest) -> AsyncIterator[None]:
-        self.publisher = Publisher(self._opener(manifest, "publishing"), on_room=self.dispatch.room)
+        self.publisher = Publisher(self._opener(manifest, "write"), on_room=self.dispatch.room)
         self.dispatch.begin(self.publisher, manifest)
         try:
             yield
@@ -167,7 +167,7 @@ class Worker:
         fixed = None if multiplier == "auto" else int(multiplier)
         waits = settings["broker_connection_retry_on_startup"]
         return Consumers(
-            self._opener(manifest, "consuming"),
+            self._opener(manifest, "read"),
             manifest.queues,
             self.dispatch,
             lambda: Prefetch(self.pool.size, fixed),
@@ -178,14 +178,8 @@ class Worker:
             ),
         )
 
-    def _opener(self, manifest: Manifest, role: str) -> Connect:
-        settings = manifest.settings
-        return opener(
-            parse(settings["broker_url"], settings["broker_use_ssl"] or False),
-            name=f"{self.options.node} {role}",
-            heartbeat=settings["broker_heartbeat"],
-            timeout=settings["broker_connection_timeout"],
-        )
+    def _opener(self, manifest: Manifest, role: Literal["read", "write"]) -> Connect:
+        return configured(manifest.settings, role, f"{self.options.node} {ROLES[role]}")
 
     def _announce(self, manifest: Manifest, out: TextIO) -> None:
         """Now that the app's settings are known, they count for the log too."""
