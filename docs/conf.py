@@ -10,7 +10,7 @@ from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import settings_table  # noqa: E402 (the path comes first)
+import settings_table
 
 project = "amqptasks"
 author = "the amqptasks authors"

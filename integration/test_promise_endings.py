@@ -3,7 +3,7 @@ is idle, and a worker's end, however it comes, loses nothing and leaves no proce
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,7 @@ from integration.support.faults import Bench
 
 
 @pytest.fixture
-def bench(
-    node: PrivateNode, fresh_vhost: str, tmp_path: Path, worker: Callable[..., WorkerProcess]
-) -> Bench:
+def bench(node: PrivateNode, fresh_vhost: str, tmp_path: Path, worker: Callable[..., WorkerProcess]) -> Bench:
     return Bench(node, fresh_vhost, tmp_path, worker)
 
 

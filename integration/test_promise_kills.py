@@ -7,7 +7,7 @@ AMQPTASKS_TEST_FAULTS=full kills twenty times of each kind among 10,000 tasks. `
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -142,9 +142,7 @@ class Run:
 
 
 @pytest.fixture
-def run(
-    node: PrivateNode, fresh_vhost: str, tmp_path: Path, worker: Callable[..., WorkerProcess]
-) -> Run:
+def run(node: PrivateNode, fresh_vhost: str, tmp_path: Path, worker: Callable[..., WorkerProcess]) -> Run:
     return Run(node, fresh_vhost, tmp_path, worker)
 
 

@@ -13,9 +13,7 @@ from integration.support.faults import Bench
 
 
 @pytest.fixture
-def bench(
-    node: PrivateNode, fresh_vhost: str, tmp_path: Path, worker: Callable[..., WorkerProcess]
-) -> Bench:
+def bench(node: PrivateNode, fresh_vhost: str, tmp_path: Path, worker: Callable[..., WorkerProcess]) -> Bench:
     return Bench(node, fresh_vhost, tmp_path, worker)
 
 

@@ -8,14 +8,13 @@ those that RabbitMQ reads and writes (its AMQP 0-9-1 errata).
 from __future__ import annotations
 
 import struct
-import uuid
 from collections.abc import Iterable
-from dataclasses import replace
 from struct import Struct
 from typing import Any
 
 from amqptasks.amqp import Address, Delivery, Envelope, Parcel, Properties
 from amqptasks.errors import EncodeError, InvalidMessage, TooLarge
+from amqptasks.ids import new_id
 from amqptasks.transport.tables import WIDTHS, decode_table, encode_table, value_at
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
@@ -49,8 +48,12 @@ def encode_header(properties: Properties) -> bytes:
 
     Raises TooLarge for a text over 255 bytes, EncodeError for what AMQP cannot carry.
     """
+    return _encoded(properties, properties.message_id)
+
+
+def _encoded(properties: Properties, message_id: str | None) -> bytes:
     try:
-        return _encode_header(properties)
+        return _encode_header(properties, message_id)
     except RecursionError:
         raise EncodeError("the message's headers are nested too deeply, or contain themselves") from None
     except (ValueError, struct.error) as error:
@@ -62,7 +65,7 @@ def encode_header(properties: Properties) -> bytes:
         ) from error
 
 
-def _encode_header(p: Properties) -> bytes:
+def _encode_header(p: Properties, message_id: str | None) -> bytes:
     flags = 0
     parts: list[bytes] = [b""]
     add = parts.append
@@ -90,9 +93,9 @@ def _encode_header(p: Properties) -> bytes:
     if p.expiration is not None:
         flags |= _EXPIRATION
         add(_short(p.expiration, "expiration"))
-    if p.message_id is not None:
+    if message_id is not None:
         flags |= _MESSAGE_ID
-        add(_short(p.message_id, "message_id"))
+        add(_short(message_id, "message_id"))
     if p.timestamp is not None or p.type is not None or p.user_id is not None or p.app_id is not None:
         flags |= _encode_rare(p, parts)
     parts[0] = _flags.pack(flags)
@@ -234,8 +237,7 @@ def pack(envelope: Envelope) -> Parcel:
     properties = envelope.properties
     message_id = properties.message_id
     if message_id is None:
-        message_id = uuid.uuid4().hex
-        properties = replace(properties, message_id=message_id)
+        message_id = new_id()
     address = envelope.address
     if len(address.routing_key) > 63 or len(address.exchange) > 63:  # four bytes a character at most
         _short(address.exchange, "exchange")
@@ -243,7 +245,7 @@ def pack(envelope: Envelope) -> Parcel:
     return Parcel(
         address.exchange,
         address.routing_key,
-        encode_header(properties),
+        _encoded(properties, message_id),
         envelope.body,
         message_id,
         envelope.fate,

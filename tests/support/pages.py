@@ -17,6 +17,7 @@ import doctest
 import importlib
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ SHOWN = ("text", "toml", "ini", "yaml", "json", "{toctree}", "{include}", "{eval
 """Blocks that are looked at, not run."""
 
 _FENCE = re.compile(
-    r"^(?P<fence>`{3,})(?P<language>[^\s`]*)[^\n]*\n(?P<text>.*?)^(?P=fence)\s*$", re.DOTALL | re.MULTILINE
+    r"^(?P<indent> *)(?P<fence>`{3,})(?P<language>[^\s`]*)[^\n]*\n(?P<text>.*?)^ *(?P=fence)\s*$",
+    re.DOTALL | re.MULTILINE,
 )
 _DIRECTIVE = re.compile(r"<!-- (?P<verb>file|run|shows): (?P<what>.+?) -->")
 
@@ -64,7 +66,7 @@ def blocks(name: str) -> Iterator[Block]:
     for match in sorted([*fences, *directives], key=lambda one: one.start()):
         line = text.count("\n", 0, match.start()) + 1
         if match.re is _FENCE:
-            yield Block(name, line, match["language"], match["text"])
+            yield Block(name, line, match["language"], textwrap.dedent(match["text"]))
         else:
             yield Block(name, line, f"<{match['verb']}>", match["what"])
 
