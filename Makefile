@@ -33,6 +33,7 @@ check: .venv/installed  ## format, lint, types, architecture
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/mypy typing/api.py
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 format: .venv/installed  ## rewrite what the formatter and the linter can

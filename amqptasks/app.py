@@ -254,11 +254,10 @@ class App(Client):
         options = list(sys.argv[1:] if argv is None else argv)
         if options[:1] == ["worker"]:
             del options[0]
-        script = os.path.abspath(sys.argv[0])
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(  # noqa: S606 (no shell)
-            sys.executable, [sys.executable, "-m", "amqptasks", "-A", f"script:{script}", "worker", *options]
+            sys.executable, [sys.executable, "-m", "amqptasks", "-A", _started_program(), "worker", *options]
         )
 
     def __enter__(self) -> Self:
@@ -276,6 +275,20 @@ class App(Client):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.main or '__main__'} at {id(self):#x}>"
+
+
+def _started_program() -> str:
+    """Return how `-A` names the program that runs: its script, or its module after `python -m`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None:
+        return str(spec.name)
+    script = os.path.abspath(sys.argv[0])
+    if not os.path.isfile(script):
+        raise RuntimeError(
+            "worker_main() starts a worker for the script that calls it, and this is none; write "
+            "`amqptasks -A yourmodule worker` in a terminal"
+        )
+    return f"script:{script}"
 
 
 class WorkerMainReached(BaseException):

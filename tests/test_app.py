@@ -12,6 +12,7 @@ import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -432,17 +433,45 @@ def test_an_app_itself_cannot_be_pickled_and_says_what_to_do() -> None:
         pickle.dumps(App("proj"))
 
 
-def test_worker_main_replaces_the_process_by_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    executed: list[list[str]] = []
-    monkeypatch.setattr(os, "execv", lambda path, argv: executed.append([path, *argv]))
-    monkeypatch.setattr(sys, "argv", ["tasks.py"])
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What would have replaced this process."""
+    seen: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, argv: seen.append([path, *argv]))
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    return seen
+
+
+def test_worker_main_replaces_the_process_by_a_worker(
+    executed: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [__file__, "ignored"])
 
     App().worker_main(["worker", "-c", "2"])
 
-    script = f"script:{os.path.abspath('tasks.py')}"
-    assert executed == [
-        [sys.executable, sys.executable, "-m", "amqptasks", "-A", script, "worker", "-c", "2"]
-    ]
+    python = sys.executable
+    assert executed == [[python, python, "-m", "amqptasks", "-A", f"script:{__file__}", "worker", "-c", "2"]]
+
+
+def test_worker_main_after_python_m_names_the_module(
+    executed: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("proj.tasks", None))
+    monkeypatch.setattr(sys, "argv", [__file__, "-l", "INFO"])
+
+    App().worker_main()
+
+    assert executed[0][3:] == ["amqptasks", "-A", "proj.tasks", "worker", "-l", "INFO"]
+
+
+def test_worker_main_without_a_script_says_what_to_type(
+    executed: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [""])
+
+    with pytest.raises(RuntimeError, match="amqptasks -A yourmodule worker"):
+        App().worker_main()
+    assert executed == []
 
 
 def test_worker_main_gives_the_app_to_who_loads_the_script(monkeypatch: pytest.MonkeyPatch) -> None:

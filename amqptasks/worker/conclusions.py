@@ -1,7 +1,6 @@
 """What follows from a run's end, as messages: result, callbacks, next step of the chain, retry, dead letter.
 
-Every method answers an `Outcome`: what to publish, in order, and how to settle. Publishes nothing itself. User code
-called here (handlers, signals, new-style errbacks) never changes the outcome: what it raises is logged.
+Every method answers an `Outcome`: what to publish, in order, and how to settle. Publishes nothing itself.
 """
 
 from __future__ import annotations
@@ -9,18 +8,17 @@ from __future__ import annotations
 import logging
 import os
 import traceback as tracebacks
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from amqptasks import protocol, signals, states
+from amqptasks import protocol, states
 from amqptasks.amqp import Address, Delivery, Envelope, Parcel
 from amqptasks.backends.base import Meta
 from amqptasks.errors import (
     ContentDisallowed,
     EncodeError,
-    ExceptionInfo,
     MessageError,
     NotRegistered,
     Reject,
@@ -32,7 +30,7 @@ from amqptasks.errors import (
 )
 from amqptasks.request import Request
 from amqptasks.transport import codec
-from amqptasks.worker import deadletters
+from amqptasks.worker import announcing, deadletters
 from amqptasks.worker.followups import FollowUps
 from amqptasks.worker.manifest import options_of
 from amqptasks.worker.outcome import Cause, Outcome, Run, TaskOptions, Verdict
@@ -59,39 +57,12 @@ class Conclusions:
         self._extended = app.conf.result_extended
         self._dead = app.conf.task_dead_letter_exchange
 
-    # --- before and after --------------------------------------------------------------------------------
-
-    def before(self, task: Task[..., Any], request: Request) -> None:
-        """`task_prerun` and `before_start`."""
-        if signals.task_prerun.receivers:
-            signals.task_prerun.send(
-                sender=task, task_id=request.id, task=task, args=request.args, kwargs=request.kwargs
-            )
-        guarded(task.before_start, request.id, request.args, request.kwargs)
-
     def started(self, task: Task[..., Any], request: Request) -> Sequence[Parcel]:
         """The STARTED state, if tracked."""
         if not self._of(task).track_started or self._ignores(task, request):
             return ()
         state = {"pid": os.getpid(), "hostname": self._node}
         return self._packed(self._stored(request, states.STARTED, state))
-
-    def after(self, task: Task[..., Any], request: Request, state: str, value: Any) -> None:
-        """`after_return` (not for RETRY, IGNORED and REJECTED, as in Celery) and `task_postrun`."""
-        if state in states.READY_STATES:
-            failed = isinstance(value, BaseException) and state != states.SUCCESS
-            einfo = ExceptionInfo(value, "".join(tracebacks.format_exception(value))) if failed else None
-            guarded(task.after_return, state, value, request.id, request.args, request.kwargs, einfo)
-        if signals.task_postrun.receivers:
-            signals.task_postrun.send(
-                sender=task,
-                task_id=request.id,
-                task=task,
-                args=request.args,
-                kwargs=request.kwargs,
-                retval=value,
-                state=state,
-            )
 
     # --- verdicts ----------------------------------------------------------------------------------------
 
@@ -108,9 +79,7 @@ class Conclusions:
             logger.info(
                 "Task %s[%s] succeeded in %ss: %.200r", task.name, request.id, round(runtime, 6), value
             )
-        guarded(task.on_success, value, request.id, request.args, request.kwargs)
-        if signals.task_success.receivers:
-            signals.task_success.send(sender=task, result=value)
+        announcing.succeeded(task, request, value)
         return Outcome(publish=parcels, state=states.SUCCESS)
 
     def failed(
@@ -123,18 +92,7 @@ class Conclusions:
         else:
             logger.error("Task %s[%s] raised unexpected: %r\n%s", task.name, request.id, error, trace)
         outcome = self._failure(task, request, error, trace)
-        einfo = ExceptionInfo(error, trace)
-        guarded(task.on_failure, error, request.id, request.args, request.kwargs, einfo)
-        if signals.task_failure.receivers:
-            signals.task_failure.send(
-                sender=task,
-                task_id=request.id,
-                exception=error,
-                args=request.args,
-                kwargs=request.kwargs,
-                traceback=error.__traceback__,
-                einfo=einfo,
-            )
+        announcing.failed(task, request, error, trace)
         options = self._of(task)
         verdict = Verdict.ACK if options.acks_on_failure or not options.acks_late else Verdict.REJECT
         return replace(outcome, verdict=verdict)
@@ -149,8 +107,7 @@ class Conclusions:
             )
             return Outcome(state=states.REJECTED)
         logger.info("Task %s[%s] %r", task.name, request.id, reject)
-        if signals.task_rejected.receivers:
-            signals.task_rejected.send(sender=task, message=run.delivery, exc=reject)
+        announcing.rejected(task, run.delivery, reject)
         if reject.requeue:
             return Outcome(Verdict.REQUEUE, state=states.REJECTED)
         told: list[Envelope] = []
@@ -165,10 +122,7 @@ class Conclusions:
         if not self._ignores(task, request):
             envelopes += self._stored(request, states.RETRY, retry.exc, trace)
         logger.info("Task %s[%s] retry: %s", task.name, request.id, retry)
-        einfo = ExceptionInfo(retry, trace)
-        guarded(task.on_retry, retry.exc, request.id, request.args, request.kwargs, einfo)
-        if signals.task_retry.receivers:
-            signals.task_retry.send(sender=task, request=request, reason=retry, einfo=einfo)
+        announcing.retried(task, request, retry, trace)
         return Outcome(publish=self._packed(envelopes), state=states.RETRY)
 
     def refused(self, delivery: Delivery, error: Exception) -> Outcome:
@@ -223,10 +177,7 @@ class Conclusions:
         expired, terminated = run.cause is Cause.EXPIRED, run.cause is Cause.TERMINATED
         word = "expired" if expired else "terminated" if terminated else "revoked"
         logger.info("Task %s[%s] %s", task.name, request.id, word)
-        if signals.task_revoked.receivers:
-            signals.task_revoked.send(
-                sender=task, request=request, terminated=terminated, signum=None, expired=expired
-            )
+        announcing.revoked(task, request, expired=expired, terminated=terminated)
         told: list[Envelope] = []
         if not self._ignores(task, request):
             told = self._stored(request, states.REVOKED, TaskRevoked(word))
@@ -328,14 +279,6 @@ class Conclusions:
                 f"a message of {len(parcel.body)} bytes that follows from this task is over the limit of "
                 f"{self._largest} bytes (`broker_max_message_size`); store the data elsewhere and send a reference"
             )
-
-
-def guarded(function: Callable[..., Any], *arguments: Any) -> None:
-    """Call the user's function; an error of it is logged and changes nothing."""
-    try:
-        function(*arguments)
-    except Exception:
-        logger.exception("%r raised; the task's outcome is not changed by it", function)
 
 
 def _reason(error: Exception) -> str:

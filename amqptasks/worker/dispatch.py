@@ -77,7 +77,7 @@ class Dispatch:
         fields = _fields(delivery)
         options = self._tasks.get(fields.get("task", ""), UNKNOWN_TASK)
         key = next(self._keys)
-        flight = Flight(key, delivery, lane, options, _identity(delivery, fields))
+        flight = Flight(key, delivery, lane, options, self._loop.time(), _identity(delivery, fields))
         self._flights[key] = flight
         if delivery.redelivered and flight.identity is not None and self._is_double(flight):
             return
@@ -272,6 +272,28 @@ class Dispatch:
             self._settle(flight, Verdict.REQUEUE)
         self.counters.returned += returned
         return returned
+
+    def take_overdue(self, age: float) -> list[Flight]:
+        """Take from the pool what came more than `age` seconds ago and has not started."""
+        latest = self._loop.time() - age
+        waiting = {
+            key for key, flight in self._flights.items() if flight.since < latest and not flight.started
+        }
+        waiting.difference_update(self._held)
+        if not waiting:
+            return []
+        overdue = []
+        for run in self._pool.recall():
+            flight = self._flights[run.key]
+            if run.key in waiting and not flight.void:
+                overdue.append(flight)
+            else:
+                self._pool.submit(run)
+        return overdue
+
+    def wait_on(self, flight: Flight) -> None:
+        """Put back what `take_overdue` took."""
+        self._pool.submit(Run(flight.key, flight.delivery))
 
     def abandon(self) -> None:
         """Kill the children that run tasks. Late-acknowledged tasks go back to the broker; of early ones, which

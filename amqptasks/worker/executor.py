@@ -21,6 +21,7 @@ from amqptasks.errors import Ignore, MessageError, NotRegistered, Reject, Retry
 from amqptasks.request import Request, pop, push
 from amqptasks.serialization import accept_set
 from amqptasks.transport import codec
+from amqptasks.worker import announcing
 from amqptasks.worker.conclusions import Conclusions
 from amqptasks.worker.outcome import Cause, Outcome, Run
 
@@ -106,7 +107,7 @@ class Executor:
     def _trace(self, task: Task[..., Any], request: Request, run: Run, started: Started) -> Outcome:
         began = time.monotonic()
         state, value = states.SUCCESS, None
-        self._conclude.before(task, request)
+        announcing.starting(task, request)
         started(self._conclude.started(task, request))
         try:
             value = self._call(task, request)
@@ -123,7 +124,7 @@ class Executor:
         except Exception as error:
             state, value = states.FAILURE, error
             outcome = self._conclude.failed(task, request, error, time.monotonic() - began)
-        self._conclude.after(task, request, state, value)
+        announcing.ended(task, request, state, value)
         return outcome
 
     def _call(self, task: Task[..., Any], request: Request) -> Any:

@@ -26,6 +26,8 @@ class Flight:
     delivery: Delivery
     lane: Lane
     options: TaskOptions
+    since: float
+    """Loop time of its arrival."""
     identity: Hashable = None
     """What tells a redelivery from another message; None: nothing does."""
     started: bool = False

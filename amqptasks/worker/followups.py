@@ -24,6 +24,7 @@ from amqptasks.request import Request
 from amqptasks.result import AsyncResult
 from amqptasks.signatures import signature
 from amqptasks.transport import codec
+from amqptasks.worker.copies import copied
 
 if TYPE_CHECKING:
     from amqptasks.app import App
@@ -86,11 +87,11 @@ class FollowUps:
 
     def later(self, delivery: Delivery, seconds: float) -> Envelope:
         """A message that came before its time from a sender without the ladder, untouched but for the ladder."""
-        return self._held(_copy(delivery, {}), seconds, delivery.queue)
+        return self._held(copied(delivery), seconds, delivery.queue)
 
     def again(self, delivery: Delivery, headers: Mapping[str, Any]) -> Parcel:
         """The same message once more, on its queue, with further headers."""
-        return codec.pack(_copy(delivery, headers))
+        return codec.pack(copied(delivery, headers))
 
     # --- parts -------------------------------------------------------------------------------------------
 
@@ -164,14 +165,6 @@ def dead_if_unroutable(envelopes: Sequence[Envelope]) -> list[Envelope]:
     return [
         replace(envelope, fate="dead") if envelope.fate == "raise" else envelope for envelope in envelopes
     ]
-
-
-def _copy(delivery: Delivery, headers: Mapping[str, Any]) -> Envelope:
-    properties = codec.decode_header(delivery.header)
-    kept = protocol.strip_broker_headers(properties.headers or {})
-    # A user id of another connection would be refused (406).
-    copied = replace(properties, headers={**kept, **headers}, user_id=None)
-    return Envelope(Address("", delivery.queue), delivery.body, copied, fate="dead")
 
 
 def _seconds(when: float | datetime | None, now: datetime) -> float:

@@ -24,6 +24,7 @@ from amqptasks.worker.dispatch import Dispatch
 from amqptasks.worker.logging import LogSetup, install
 from amqptasks.worker.options import WorkerOptions
 from amqptasks.worker.outcome import LoadSpec, Manifest
+from amqptasks.worker.overdue import Overdue
 from amqptasks.worker.pools.base import Pool
 from amqptasks.worker.pools.opening import open_pool
 from amqptasks.worker.prefetch import Prefetch
@@ -95,6 +96,7 @@ class Worker:
     async def _consuming(self, manifest: Manifest) -> AsyncIterator[asyncio.Task[None]]:
         """Consume; the body gets the task that keeps it so, and watches the connection until the last ack."""
         self.consumers = self._make_consumers(manifest)
+        self._consumer_timeout = manifest.settings["broker_consumer_timeout"]
         consuming = asyncio.create_task(self._consume())
         try:
             yield consuming
@@ -114,7 +116,15 @@ class Worker:
         self.pool.hook("worker_ready")
         if self._on_ready is not None:
             self._on_ready()
-        await self.consumers.run()
+        watching = asyncio.create_task(self._give_back_overdue())
+        try:
+            await self.consumers.run()
+        finally:
+            watching.cancel()
+
+    async def _give_back_overdue(self) -> None:
+        if self._consumer_timeout:
+            await Overdue(self.dispatch, lambda: self.consumers.link, self._consumer_timeout).run()
 
     # --- stopping ----------------------------------------------------------------------------------------
 

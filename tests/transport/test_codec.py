@@ -283,7 +283,7 @@ def test_a_parcel_carries_the_message_id_in_its_header() -> None:
 
     assert given_id.message_id == codec.decode_header(given_id.header).message_id == "mine"
     assert made_up.message_id == codec.decode_header(made_up.header).message_id
-    assert len(made_up.message_id) == 32
+    assert len(made_up.message_id) == 36
 
 
 def test_a_delivery_unpacks_to_the_envelope_that_was_packed() -> None:
