@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from amqptasks.values import quick
+
 Arguments = Mapping[str, Any]
 NO_ARGUMENTS: Arguments = MappingProxyType({})
 
@@ -55,6 +57,7 @@ class Queue:
 Entity = Exchange | Queue | Binding
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where a message is published: an exchange (empty: the default one) and a routing key."""
@@ -66,6 +69,7 @@ class Address:
         return f"{self.exchange or '(default)'}/{self.routing_key}"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Properties:
     """The basic class's properties (AMQP 0-9-1, 1.8.3). `expiration` is milliseconds as text, `timestamp` seconds."""
@@ -90,6 +94,7 @@ Fate = Literal["raise", "drop", "dead"]
 into the dead-letter queue."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """A message with its address, ready to be published. Always published with `mandatory` and confirmed."""
@@ -100,6 +105,7 @@ class Envelope:
     fate: Fate = "raise"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Parcel:
     """An envelope encoded once, by whoever made it, so that the I/O side only frames bytes.
@@ -121,6 +127,7 @@ class Parcel:
         return len(self.header) + len(self.body)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """A message as it came out of a queue; `header` is undecoded (see `Parcel`), so the parent never pays for it.

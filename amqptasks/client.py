@@ -19,7 +19,7 @@ from amqptasks.declarations import Declarations
 from amqptasks.errors import BrokerUnavailable, ConnectionLost, NotFound, TooLarge, Unroutable
 from amqptasks.ids import new_id
 from amqptasks.options import SendOptions, check_names
-from amqptasks.resources import Resources
+from amqptasks.resources import Resources, retry_policy
 from amqptasks.result import AsyncResult
 from amqptasks.routing import Route
 from amqptasks.transport.keeping import PERMANENT, RetryPolicy
@@ -74,7 +74,7 @@ class Client(Resources):
         if options and options.get("retry_policy") and options.get("retry", True):
             # Under one id, so that an attempt whose answer was lost does not become a second task.
             named = {**options, "task_id": options.get("task_id") or new_id()}
-            policy = RetryPolicy(**options["retry_policy"])
+            policy = retry_policy({**self.conf.task_publish_retry_policy, **options["retry_policy"]})
             return _patiently(lambda: self._send(name, args, kwargs, named, preset), policy)
         return self._send(name, args, kwargs, options, preset)
 

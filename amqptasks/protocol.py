@@ -18,6 +18,7 @@ from amqptasks.amqp import PERSISTENT, TRANSIENT, Address, Envelope, Properties
 from amqptasks.errors import EncodeError, InvalidMessage
 from amqptasks.serialization import Encoded, dumps
 from amqptasks.shown import shown
+from amqptasks.values import quick
 from amqptasks.wire_errors import decode_exception, encode_exception
 from amqptasks.wire_fields import (
     body_of,
@@ -66,6 +67,7 @@ _KNOWN = frozenset(
 )
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskMessage:
     """One call of a task, as it is sent."""

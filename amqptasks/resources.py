@@ -88,7 +88,7 @@ class Resources:
 
     def _connect(self) -> BlockingConnection:
         conf = self.conf
-        policy = RetryPolicy(**conf.task_publish_retry_policy) if conf.task_publish_retry else RetryPolicy(0)
+        policy = retry_policy(conf.task_publish_retry_policy) if conf.task_publish_retry else RetryPolicy(0)
         name = self.main or "amqptasks"
         connect = configured(conf.table(with_defaults=True, censored=False), "write", name)
         return BlockingConnection(
@@ -131,6 +131,13 @@ class Resources:
                 self._connection = None
         if connection is not None:
             connection.close(timeout)
+
+
+def retry_policy(given: Mapping[str, Any]) -> RetryPolicy:
+    """Return the policy that the setting or the option says; Celery's `retry_errors` names its own
+    exceptions.
+    """
+    return RetryPolicy(**{key: value for key, value in given.items() if key != "retry_errors"})
 
 
 _open: weakref.WeakSet[Resources] = weakref.WeakSet()

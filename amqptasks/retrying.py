@@ -183,9 +183,6 @@ def _again(task: AutoRetriable, error: Exception) -> Retry:
     options = dict(task.retry_kwargs)
     if task.retry_backoff:
         options["countdown"] = _backoff(task)
-    elif "countdown" not in options and "default_retry_delay" not in vars(task):
-        # Without a backoff, and without a delay of the task's own, automatic retries are not delayed.
-        options["countdown"] = 0
     return task.retry(exc=error, throw=False, **options)
 
 

@@ -18,7 +18,8 @@ from amqptasks import states
 from amqptasks.errors import TimeLimitExceeded, WorkerLost
 from integration.apps.seed_src import tasks
 from integration.support import WorkerProcess, wait_until
-from integration.support.calls import count
+from integration.support.calls import REPLIES, answers, count, post
+from integration.support.links import parcel
 from integration.support.processes import ROOT, Process
 
 SRC = "integration.apps.seed_src"
@@ -88,6 +89,22 @@ def test_a_queue_of_low_priority_and_a_countdown(shared: WorkerProcess) -> None:
 
     assert res.state == states.PENDING
     assert res.get(timeout=10) == 4
+
+
+def test_any_language_can_call_a_task(shared: WorkerProcess, broker_url: str) -> None:
+    """The protocol can be spoken from any language: a message with a task, an id and JSON is enough."""
+    task_id = str(uuid.uuid4())
+    headers = {"task": tasks.add.name, "id": task_id}
+    body = b"[[2, 2], {}, {}]"
+
+    refused = post(
+        broker_url,
+        [parcel("", "amqptasks", body, headers=headers, reply_to=REPLIES, correlation_id=task_id)],
+    )
+    (answer,) = answers(broker_url, 1)
+
+    assert refused == [None]
+    assert (answer["task_id"], answer["status"], answer["result"]) == (task_id, states.SUCCESS, 4)
 
 
 def test_several_workers_share_a_queue(

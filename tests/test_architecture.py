@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "amqptasks"
 
 FLOORS = (  # from the ground up: name, top-level modules
-    ("ground", "errors states amqp signals backoff masking ids"),
+    ("ground", "errors states amqp signals backoff masking ids values"),
     (
         "wire",
         "serialization protocol config settings worker_settings coercion foreign_settings sources topology entities "

@@ -5,7 +5,11 @@ The pages of `integration/test_docs.py` are typed against a real worker and brok
 
 from __future__ import annotations
 
+import importlib
+import os
 import shlex
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -15,9 +19,10 @@ import pytest
 
 from amqptasks.cli.main import ABSENT, COMMANDS, program
 from amqptasks.registry import shared
+from amqptasks.settings import NAMES
 from amqptasks.testing import running_worker
 from amqptasks.waiting import home
-from tests.support.pages import RUN, SHOWN, TYPED, Block, Command, Reader, blocks, commands, pages
+from tests.support.pages import ROOT, RUN, SHOWN, TYPED, Block, Command, Reader, blocks, commands, pages
 
 ON_A_BROKER = ("README.md", "docs/index.md", "docs/tutorial/first-task.md")
 """Read by integration/test_docs.py."""
@@ -120,6 +125,33 @@ def test_the_command_line_page_knows_every_command() -> None:
     assert not [name for name in ABSENT if f"## `amqptasks {name}`" in text]
 
 
+def test_the_page_of_the_settings_has_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made from the declarations when the documentation is built, with each one's docstring and default."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    table = importlib.import_module("settings_table").render()
+
+    missing = [name for name in NAMES if f"`{name}`\n: " not in table]
+
+    assert missing == []
+    assert "`worker_prefetch_multiplier`\n: Messages held per slot of the pool" in table
+    assert "default `'auto'`" in table
+
+
+def test_the_fixture_of_the_testing_page_works_under_pytest(tmp_path: Path) -> None:
+    """Defining a fixture proves little: the page's test file is given to pytest."""
+    snippets = [block.text for block in blocks("docs/guide/testing.md") if block.language == "python"]
+    (fixture,) = [text for text in snippets if "@pytest.fixture" in text]
+    (tmp_path / "test_shop.py").write_text(f"{snippets[0]}\n{fixture}")
+
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(tmp_path)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+    assert ran.returncode == 0, ran.stdout
+    assert "1 passed" in ran.stdout
+
+
 def test_a_page_with_a_false_statement_fails(tmp_path: Path) -> None:
     """The reader himself can fail: a wrong assert, a wrong answer at >>>, a directive that nobody knows."""
     for text in ("```python\nassert 1 == 2\n```\n", "```pycon\n>>> 1\n2\n```\n", "<!-- run: nothing -->\n"):
@@ -127,7 +159,7 @@ def test_a_page_with_a_false_statement_fails(tmp_path: Path) -> None:
         page.write_text(text)
         with (
             pytest.raises(AssertionError),
-            Reader(str(page), tmp_path, lambda app: running_worker(app)) as reader,
+            Reader(str(page), tmp_path, running_worker) as reader,
         ):
             reader.read()
 

@@ -9,7 +9,6 @@ import pytest
 
 import amqptasks
 
-
 FRESH = """
 import importlib, sys, amqptasks
 for name in amqptasks.__all__:
@@ -34,4 +33,4 @@ def test_the_list_is_sorted_and_without_doubles() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        amqptasks.nothing  # noqa: B018
+        amqptasks.nothing

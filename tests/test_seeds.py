@@ -387,6 +387,15 @@ def test_a_task_is_registered_by_its_decorator_when_its_module_is_imported(folde
     assert "proj.sums.add" in app.tasks
 
 
+def test_the_registry_shows_the_built_in_tasks_too() -> None:
+    """`app.tasks` shows the user's tasks and the built-in ones, which have Celery's names."""
+    app = App("proj")
+    add = app.task(name="proj.add")(lambda x, y: x + y)
+
+    assert {"celery.backend_cleanup", "celery.map", "proj.add"} <= set(app.tasks)
+    assert app.tasks.regular() == {"proj.add": add}
+
+
 def test_a_message_carries_the_name_and_no_code(broker: str) -> None:
     """A message carries no code, only the task's unique name; the worker looks it up in its registry."""
     app = App("proj", broker=broker)

@@ -12,11 +12,13 @@ from typing import Any
 
 from amqptasks import states
 from amqptasks.amqp import Envelope
+from amqptasks.values import quick
 
 Publish = Callable[[Envelope], None]
 """Takes a message that must leave before the task is settled: it becomes part of the run's Outcome."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meta:
     """One state of one task. `result` is the plain value, an exception object, or a state's own mapping."""

@@ -5,14 +5,18 @@ The parent decodes six headers and never a body; whatever needs the body is left
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from amqptasks.amqp import Delivery
+from amqptasks.errors import AmqptasksError
+from amqptasks.transport import codec
 from amqptasks.worker.outcome import Cause, TaskOptions
 
 KEYS = ("task", "id", "eta", "expires", "retries", "timelimit")
+CRASHES = ("x-amqptasks-crashes",)
 AT_ONCE = 1.0
 """Seconds up to which an eta is waited for here; the ladder's unit."""
 
@@ -78,3 +82,31 @@ def _limits(pair: Any) -> tuple[float | None, float | None]:
 
 def _seconds(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def _selected(delivery: Delivery, keys: tuple[str, ...]) -> Mapping[str, Any]:
+    try:
+        return codec.select(delivery.header, keys)
+    except (AmqptasksError, ValueError, IndexError):
+        return {}
+
+
+def fields_of(delivery: Delivery) -> Mapping[str, Any]:
+    """The headers that admission reads; nothing when they are not those of a call in protocol 2: then a child
+    translates the message, or refuses it."""
+    fields = _selected(delivery, KEYS)
+    if not isinstance(fields.get("task"), str) or not isinstance(fields.get("id"), str):
+        return {}
+    return fields if isinstance(fields.get("retries"), int | float | None) else {}
+
+
+def identity_of(delivery: Delivery, fields: Mapping[str, Any]) -> Hashable:
+    """What a redelivery shares with no other message; None without an id, so that nothing is taken for a double.
+
+    The same call comes anew, and is to run, after a crash (by the default exchange, with one crash more) and from
+    the ladder (by another exchange).
+    """
+    if not fields:
+        return None
+    crashes = None if delivery.exchange else _selected(delivery, CRASHES).get(CRASHES[0])
+    return (fields["id"], fields.get("retries"), repr(crashes), delivery.exchange, delivery.routing_key)

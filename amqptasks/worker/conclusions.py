@@ -125,6 +125,11 @@ class Conclusions:
         announcing.retried(task, request, retry, trace)
         return Outcome(publish=self._packed(envelopes), state=states.RETRY)
 
+    def retried_too(self, outcome: Outcome, request: Request, run: Run, retry: Retry) -> Outcome:
+        """The outcome with the next attempt before it."""
+        again = self._packed([self._follow.retry(request, run.delivery, retry)])
+        return replace(outcome, publish=(*again, *outcome.publish))
+
     def refused(self, delivery: Delivery, error: Exception) -> Outcome:
         """What cannot be run: a dead letter with the reason on it, and FAILURE for the caller, if one can be read."""
         reason = _reason(error)

@@ -14,14 +14,12 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from itertools import count
-from typing import Any
 
 from amqptasks import states
 from amqptasks.amqp import Delivery, Parcel
-from amqptasks.errors import AmqptasksError, Nacked, NotFound, TooLarge, TransportError, Unroutable
-from amqptasks.transport import codec
+from amqptasks.errors import Nacked, NotFound, TooLarge, TransportError, Unroutable
 from amqptasks.transport.publisher import Publisher
-from amqptasks.worker.admission import KEYS, admit
+from amqptasks.worker.admission import admit, fields_of, identity_of
 from amqptasks.worker.deadletters import forwarded, refused
 from amqptasks.worker.flight import UNKNOWN_TASK, Counters, Flight, Recent
 from amqptasks.worker.lane import Lane
@@ -74,10 +72,10 @@ class Dispatch:
         """Take a delivery: run it, hold it for less than a second, or have its obituary written."""
         self.counters.received += 1
         lane.took()
-        fields = _fields(delivery)
+        fields = fields_of(delivery)
         options = self._tasks.get(fields.get("task", ""), UNKNOWN_TASK)
         key = next(self._keys)
-        flight = Flight(key, delivery, lane, options, self._loop.time(), _identity(delivery, fields))
+        flight = Flight(key, delivery, lane, options, self._loop.time(), identity_of(delivery, fields))
         self._flights[key] = flight
         if delivery.redelivered and flight.identity is not None and self._is_double(flight):
             return
@@ -328,34 +326,3 @@ class Dispatch:
     @property
     def in_flight(self) -> int:
         return len(self._flights)
-
-
-def _selected(delivery: Delivery, keys: tuple[str, ...]) -> Mapping[str, Any]:
-    try:
-        return codec.select(delivery.header, keys)
-    except (AmqptasksError, ValueError, IndexError):
-        return {}
-
-
-def _fields(delivery: Delivery) -> Mapping[str, Any]:
-    """The headers that admission reads; nothing when they are not those of a call in protocol 2: then a child
-    translates the message, or refuses it."""
-    fields = _selected(delivery, KEYS)
-    if not isinstance(fields.get("task"), str) or not isinstance(fields.get("id"), str):
-        return {}
-    return fields if isinstance(fields.get("retries"), int | float | None) else {}
-
-
-CRASHES = ("x-amqptasks-crashes",)
-
-
-def _identity(delivery: Delivery, fields: Mapping[str, Any]) -> Hashable:
-    """What a redelivery shares with no other message; None without an id, so that nothing is taken for a double.
-
-    The same call comes anew, and is to run, after a crash (by the default exchange, with one crash more) and from
-    the ladder (by another exchange).
-    """
-    if not fields:
-        return None
-    crashes = None if delivery.exchange else _selected(delivery, CRASHES).get(CRASHES[0])
-    return (fields["id"], fields.get("retries"), repr(crashes), delivery.exchange, delivery.routing_key)

@@ -124,6 +124,9 @@ class Executor:
         except Exception as error:
             state, value = states.FAILURE, error
             outcome = self._conclude.failed(task, request, error, time.monotonic() - began)
+        if request.retried is not None and state != states.RETRY:
+            # retry(throw=False): the run went on, and the next attempt leaves with whatever became of it.
+            outcome = self._conclude.retried_too(outcome, request, run, request.retried)
         announcing.ended(task, request, state, value)
         return outcome
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from amqptasks.amqp import Delivery, Entity, Parcel
+from amqptasks.values import quick
 
 
 class Verdict(enum.IntEnum):
@@ -22,6 +23,7 @@ class Verdict(enum.IntEnum):
     REQUEUE = 3
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """A finished run: publish these, in this order, wait for the confirms, then settle."""
@@ -52,6 +54,7 @@ class Cause(enum.IntEnum):
     """No delivery to run: send the worker's own signal that `detail` names, to the app's receivers."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Run:
     """A delivery handed to the pool. `key` is the parent's own number for it, unique while the worker lives."""

@@ -15,6 +15,8 @@ MOST = 1000
 """Messages; beyond a few hundred RabbitMQ delivers no faster (docs/explanation/prefetch.md)."""
 LONG = 0.5
 """Seconds of run time from which a task's messages are better left on the broker."""
+CALM = 2.0
+"""Seconds in which far too much must be held before it is less."""
 
 
 @dataclass(slots=True)
@@ -27,7 +29,7 @@ class Prefetch:
     slots: int
     multiplier: int | None = None
     value: int = 0
-    _calm: int = 0
+    _calm: float = 0.0
 
     def __post_init__(self) -> None:
         self.value = self.initial()
@@ -46,18 +48,18 @@ class Prefetch:
             return self._set(self.slots)
         wanted = min(MOST, max(self.slots * 2, math.ceil(finished / interval * WORK_AHEAD * 2)))
         if full and wanted > self.value:
-            self._calm = 0
+            self._calm = 0.0
             # What is held bounds what is seen; so grow at least fourfold toward what may be possible.
             return self._set(min(MOST, max(wanted, self.value * 4)))
         if finished and wanted * 8 < self.value:
-            self._calm += 1
-            if self._calm >= 10:
+            self._calm += interval
+            if self._calm >= CALM:
                 return self._set(wanted * 2)
         else:
-            self._calm = 0
+            self._calm = 0.0
         return self.value
 
     def _set(self, value: int) -> int:
-        self._calm = 0
+        self._calm = 0.0
         self.value = value
         return value

@@ -426,6 +426,27 @@ def test_acknowledging_from_the_callback(open_connection: Callable[..., Blocking
     assert connection.inspect("q").messages == 0
 
 
+def test_a_tag_of_before_an_outage_acknowledges_nothing_after_it(
+    connection: BlockingConnection, broker: MemoryBroker
+) -> None:
+    received: list[Delivery] = []
+
+    def accept(delivery: Delivery) -> None:
+        received.append(delivery)
+        if len(received) > 1:
+            subscription.ack(received[0])
+
+    subscription = connection.consume(Queue("q"), accept, no_ack=False, prefetch=1)
+    connection.publish([envelope()])
+    until(lambda: received)
+    broker.drop_connections()
+    until(lambda: len(received) == 2, "its redelivery")
+    assert received[0].tag == received[1].tag, "only the generation tells them apart"
+    subscription.close()
+
+    assert connection.inspect("q").messages == 1, "the redelivery was never acknowledged"
+
+
 def test_a_callback_that_fails_or_waits_does_not_stop_the_others(
     connection: BlockingConnection, caplog: pytest.LogCaptureFixture
 ) -> None:

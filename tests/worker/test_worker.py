@@ -322,3 +322,20 @@ def test_an_outcome_that_cannot_be_written_is_a_dead_letter_and_not_a_loop(app, 
     headers = codec.decode_header(app.connection.get("amqptasks.dead").header).headers
     assert headers["x-amqptasks-reason"] == "outcome"
     assert "a bug of ours" in headers["x-amqptasks-error"]
+
+
+def test_a_retry_that_does_not_raise_still_runs_again(app, worker):
+    attempts: list[int] = []
+
+    @app.task(bind=True, name="proj.quiet")
+    def quiet(self):
+        attempts.append(self.request.retries)
+        if not self.request.retries:
+            self.retry(throw=False, countdown=0)
+
+    with running_worker(app, hostname="other@localhost") as other:
+        quiet.delay().get(timeout=5)
+        worker.wait_until_idle()
+        other.wait_until_idle()
+
+    assert attempts == [0, 1]
