@@ -70,7 +70,9 @@ class Bench:
 
     # --- processes ---------------------------------------------------------------------------------------
 
-    def client(self, contender: Contender, mode: Mode, what: str, count: int, timeout: float = 240) -> dict[str, float]:
+    def client(
+        self, contender: Contender, mode: Mode, what: str, count: int, timeout: float = 240
+    ) -> dict[str, float]:
         """Run one measurement of the client side in a process of its own."""
         command = [sys.executable, str(FOLDER / "client.py"), contender.name, what, str(count)]
         env = environment(mode) | {VARIABLE: str(Path(self._folder.name) / "client")}

@@ -48,7 +48,11 @@ def ratio(samples: Sequence[Sample], row: Row, figure: Figure, peer: str) -> Rat
         if sample.row == row.name and figure.key in sample.figures:
             rounds.setdefault(sample.round, {})[sample.contender] = sample.figures[figure.key]
     pairs = [(each[US], each[peer]) for each in rounds.values() if US in each and peer in each]
-    ratios = [(ours / theirs if figure.more_is_better else theirs / ours) for ours, theirs in pairs if ours and theirs]
+    ratios = [
+        (ours / theirs if figure.more_is_better else theirs / ours)
+        for ours, theirs in pairs
+        if ours and theirs
+    ]
     return Ratio(median(ratios), min(ratios)) if ratios else None
 
 

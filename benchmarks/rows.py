@@ -46,7 +46,9 @@ class Row:
 
     def takes(self, contender: Contender) -> bool:
         mode = self.mode_of(contender, "")
-        return (contender.has_results or not mode.results) and (contender.quorum or mode.queue_type != "quorum")
+        return (contender.has_results or not mode.results) and (
+            contender.quorum or mode.queue_type != "quorum"
+        )
 
 
 RATE = Figure("rate", "", "/s", more_is_better=True)
@@ -195,7 +197,9 @@ WAITS = (
 )
 
 ROWS = (
-    Row("publish.one", "publishing one by one, confirmed", (RATE,), {}, publish("send", 500, 3000), limit_one),
+    Row(
+        "publish.one", "publishing one by one, confirmed", (RATE,), {}, publish("send", 500, 3000), limit_one
+    ),
     Row(
         "publish.one.defaults",
         "publishing one by one, everyone's defaults (only amqptasks confirms)",
@@ -204,7 +208,14 @@ ROWS = (
         publish("send", 500, 3000),
         peers_mode={"confirmed": False},
     ),
-    Row("publish.batch", "publishing in batches, confirmed", (RATE,), {}, publish("batch", 4000, 20_000), limit_push),
+    Row(
+        "publish.batch",
+        "publishing in batches, confirmed",
+        (RATE,),
+        {},
+        publish("batch", 4000, 20_000),
+        limit_push,
+    ),
     Row(
         "publish.batch.defaults",
         "publishing in batches, everyone's defaults (only amqptasks confirms)",
@@ -213,7 +224,13 @@ ROWS = (
         publish("batch", 4000, 20_000),
         peers_mode={"confirmed": False},
     ),
-    Row("publish.threads", "publishing from 16 threads, confirmed", (RATE,), {}, publish("threads", 1600, 9600)),
+    Row(
+        "publish.threads",
+        "publishing from 16 threads, confirmed",
+        (RATE,),
+        {},
+        publish("threads", 1600, 9600),
+    ),
     Row(
         "drain.defaults",
         "draining, everyone's defaults (only amqptasks has results, confirmed)",
@@ -224,7 +241,13 @@ ROWS = (
         peers_mode={"confirmed": False},
     ),
     Row("drain.early", "draining, early ack, no results", DRAIN, {"confirmed": False}, drain, limit_read),
-    Row("drain.early.results", "draining, early ack, results", DRAIN, {"results": True, "confirmed": False}, drain),
+    Row(
+        "drain.early.results",
+        "draining, early ack, results",
+        DRAIN,
+        {"results": True, "confirmed": False},
+        drain,
+    ),
     Row("drain.late", "draining, late ack, no results", DRAIN, {"late": True, "confirmed": False}, drain),
     Row(
         "drain.late.results",

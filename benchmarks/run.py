@@ -28,9 +28,13 @@ ROUNDS, QUICK_ROUNDS = 5, 1
 def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few messages, one round: does it work at all")
-    parser.add_argument("--rows", metavar="NAMES", help=f"patterns with commas: {', '.join(r.name for r in ROWS)}")
+    parser.add_argument(
+        "--rows", metavar="NAMES", help=f"patterns with commas: {', '.join(r.name for r in ROWS)}"
+    )
     parser.add_argument("--rounds", type=int, metavar="N", help=f"alternations (default: {ROUNDS})")
-    parser.add_argument("--contenders", metavar="NAMES", default=",".join(CONTENDERS), help="default: %(default)s")
+    parser.add_argument(
+        "--contenders", metavar="NAMES", default=",".join(CONTENDERS), help="default: %(default)s"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything, raw samples included")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
     return parser.parse_args(given)
@@ -78,7 +82,9 @@ def _told(sample: Sample) -> Sample:
 
 
 def about(options: argparse.Namespace, rounds: int) -> dict[str, Any]:
-    versions = {name: importlib.metadata.version(name) for name in ("amqptasks", "celery", "dramatiq", "pika")}
+    versions = {
+        name: importlib.metadata.version(name) for name in ("amqptasks", "celery", "dramatiq", "pika")
+    }
     return {
         "command": f"benchmarks/run.py {' '.join(sys.argv[1:])}".strip(),
         "date": time.strftime("%Y-%m-%d"),
@@ -94,7 +100,10 @@ def main(given: Sequence[str]) -> int:
     options = arguments(given)
     url = os.environ.get("AMQPTASKS_BROKER_URL")
     if not url:
-        print("run.py: AMQPTASKS_BROKER_URL is not set; `make bench` starts a RabbitMQ of its own", file=sys.stderr)
+        print(
+            "run.py: AMQPTASKS_BROKER_URL is not set; `make bench` starts a RabbitMQ of its own",
+            file=sys.stderr,
+        )
         return 69
     rows, rounds = chosen(options.rows), options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     bench = Bench(url, quick=options.quick)

@@ -187,7 +187,9 @@ def pika_one_by_one(url: str, queue: str, sample: Template, count: int) -> float
     channel = connection.channel()
     channel.confirm_delivery()
     properties = pika.BasicProperties(
-        content_type="application/json", delivery_mode=2, headers={"task": "bench.noop", "id": str(uuid.uuid4())}
+        content_type="application/json",
+        delivery_mode=2,
+        headers={"task": "bench.noop", "id": str(uuid.uuid4())},
     )
     channel.basic_publish("", queue, sample.body, properties, mandatory=True)
     start = time.perf_counter()

@@ -65,7 +65,9 @@ class WorkerProcesses:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self._log.seek(0)
                 tail = self._log.read()[-2000:].decode(errors="replace")
-                raise RuntimeError(f"{self._contender.name}: {now[0]} tasks ran, then nothing; its log ends:\n{tail}")
+                raise RuntimeError(
+                    f"{self._contender.name}: {now[0]} tasks ran, then nothing; its log ends:\n{tail}"
+                )
             time.sleep(LOOK)
         return now
 

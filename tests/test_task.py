@@ -520,7 +520,7 @@ class FailWhaleError(Exception):
         ({"retry_backoff": True, "retry_jitter": False, "retry_backoff_max": 5}, 9, 5),
         ({"retry_backoff": 3, "retry_jitter": False, "retry_kwargs": {"countdown": 99}}, 0, 3),
         ({"retry_kwargs": {"countdown": 99}}, 0, 99),
-        ({}, 0, 0),
+        ({}, 0, 180),
         ({"default_retry_delay": 7}, 0, 7),
     ],
 )

@@ -25,7 +25,9 @@ def environment(mode: Mode) -> dict[str, str]:
     """What every worker and client is started with."""
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     # What is measured is the tree that this file lies in, whatever is installed.
-    return inherited | mode.to_environment() | {"PYTHONPATH": os.pathsep.join((str(FOLDER), str(FOLDER.parent)))}
+    return (
+        inherited | mode.to_environment() | {"PYTHONPATH": os.pathsep.join((str(FOLDER), str(FOLDER.parent)))}
+    )
 
 
 class Contender(Protocol):

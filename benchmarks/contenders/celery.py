@@ -18,7 +18,16 @@ class Celery:
         return [program("celery"), "--version"]
 
     def worker(self, mode: Mode) -> tuple[list[str], dict[str, str]]:
-        command = [program("celery"), "-A", "apps.on_celery", "worker", "-c", str(CONCURRENCY), "-l", "WARNING"]
+        command = [
+            program("celery"),
+            "-A",
+            "apps.on_celery",
+            "worker",
+            "-c",
+            str(CONCURRENCY),
+            "-l",
+            "WARNING",
+        ]
         if mode.prefetch is not None:
             command += ["--prefetch-multiplier", str(mode.prefetch // CONCURRENCY)]
         return command, {"C_FORCE_ROOT": "1"}
