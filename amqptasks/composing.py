@@ -95,8 +95,9 @@ def _times(given: Mapping[str, Any]) -> dict[str, Any]:
     countdown = given.get("countdown")
     eta = moment(given.get("eta"), now) if countdown is None else now + timedelta(seconds=countdown)
     expires = moment(given.get("expires"), now)
-    left = None if expires is None else max(0, int((expires - now).total_seconds() * 1000))
-    return {"eta": eta, "expires": expires, "expiration_ms": left}
+    # No `expiration` property: the broker would dead-letter what has expired, and nobody would tell the caller.
+    # The header is enough for the worker that gets it, ours or Celery's, to answer REVOKED.
+    return {"eta": eta, "expires": expires}
 
 
 def _canvas(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import wire
 from bench import Bench
 from contenders import Contender
-from contenders.base import FOLDER, environment
+from contenders.base import environment
 from mode import Mode
 
 Measured = dict[str, float]

@@ -821,7 +821,7 @@ def test_automatic_retries_take_a_list_of_exceptions(broker: str, working: Calla
         class FailWhaleError(Exception):
             pass
 
-        @app.task(autoretry_for=(FailWhaleError,), retry_kwargs={{'max_retries': 5}})
+        @app.task(autoretry_for=(FailWhaleError,), retry_kwargs={{'max_retries': 5}}, default_retry_delay=0)
         def refresh_timeline(user):
             runs.append(user)
             raise FailWhaleError()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from contenders.base import program
 from mode import CONCURRENCY, Mode
+
+from contenders.base import program
 
 
 class Amqptasks:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from contenders.base import program
 from mode import CONCURRENCY, Mode
+
+from contenders.base import program
 
 
 class Celery:
@@ -67,7 +68,6 @@ class Celery:
 
     def client_group(self, count: int) -> None:
         from apps.on_celery import noop
-
         from celery import group
 
         group([noop.s() for _ in range(count)]).apply_async().get(timeout=120)

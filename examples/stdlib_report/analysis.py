@@ -11,7 +11,16 @@ from typing import Any
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "lib2to3"}
-BRANCHES = (ast.If, ast.For, ast.While, ast.IfExp, ast.ExceptHandler, ast.BoolOp, ast.comprehension, ast.match_case)
+BRANCHES = (
+    ast.If,
+    ast.For,
+    ast.While,
+    ast.IfExp,
+    ast.ExceptHandler,
+    ast.BoolOp,
+    ast.comprehension,
+    ast.match_case,
+)
 
 
 def modules() -> list[str]:
@@ -21,7 +30,9 @@ def modules() -> list[str]:
 
 def packages() -> list[str]:
     """Every top-level package of the standard library."""
-    return sorted(path.parent.name for path in LIBRARY.glob("*/__init__.py") if path.parent.name not in SKIPPED)
+    return sorted(
+        path.parent.name for path in LIBRARY.glob("*/__init__.py") if path.parent.name not in SKIPPED
+    )
 
 
 def measure_module(name: str) -> dict[str, Any]:

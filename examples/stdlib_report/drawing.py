@@ -14,8 +14,12 @@ TITLE = "Packages of the standard library: bytes before and after lzma (logarith
 
 def table(modules: Sequence[dict[str, Any]], packages: Sequence[dict[str, Any]]) -> str:
     """Totals, the most complex functions, and the packages that squeeze best."""
-    total = {key: sum(module[key] for module in modules) for key in ("lines", "functions", "classes", "imports")}
-    worst = sorted(((*pair, module["module"]) for module in modules for pair in module["most_complex"]), reverse=True)
+    total = {
+        key: sum(module[key] for module in modules) for key in ("lines", "functions", "classes", "imports")
+    }
+    worst = sorted(
+        ((*pair, module["module"]) for module in modules for pair in module["most_complex"]), reverse=True
+    )
     lines = [
         f"{len(modules)} modules: " + ", ".join(f"{count:,} {what}" for what, count in total.items()),
         "",

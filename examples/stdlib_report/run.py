@@ -56,7 +56,19 @@ def workers(logs: Path) -> Iterator[None]:
     """Both worker groups, started as one would in a terminal, stopped by SIGTERM."""
     running = []
     for queue, size in GROUPS.items():
-        command = ["-m", "amqptasks", "-A", "stdlib_tasks", "worker", "-Q", queue, "-c", str(size), "-n", f"{queue}@%h"]
+        command = [
+            "-m",
+            "amqptasks",
+            "-A",
+            "stdlib_tasks",
+            "worker",
+            "-Q",
+            queue,
+            "-c",
+            str(size),
+            "-n",
+            f"{queue}@%h",
+        ]
         print("$ amqptasks " + " ".join(command[2:]))
         with (logs / f"{queue}.log").open("wb") as log:
             running.append(subprocess.Popen([sys.executable, *command], cwd=HERE, stdout=log, stderr=log))
@@ -84,14 +96,21 @@ def gather(results: Sequence[AsyncResult[Any]]) -> dict[str, Any]:
 
 def progress(done: int, total: int) -> None:
     if sys.stdout.isatty():
-        print(f"\r{'#' * (40 * done // total):<40} {done}/{total}", end="\n" if done == total else "", flush=True)
+        print(
+            f"\r{'#' * (40 * done // total):<40} {done}/{total}",
+            end="\n" if done == total else "",
+            flush=True,
+        )
     elif done % max(1, total // 4) == 0 or done == total:
         print(f"{done}/{total}", flush=True)
 
 
 def check(found: tuple[list[Any], list[Any]], modules: Sequence[str], packages: Sequence[str]) -> int:
     began = time.monotonic()
-    wanted = [analysis.measure_module(name) for name in modules], [analysis.squeeze_package(name) for name in packages]
+    wanted = (
+        [analysis.measure_module(name) for name in modules],
+        [analysis.squeeze_package(name) for name in packages],
+    )
     if found != wanted:
         print("the queue's answer DIFFERS from the one computed here")
         return 1

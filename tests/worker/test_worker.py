@@ -217,28 +217,10 @@ def test_what_cannot_be_read_is_a_dead_letter_and_never_stops_the_worker(
 
 
 def test_an_expired_task_is_revoked_and_never_runs(app):
-    result = task(app, "note").apply_async(
-        (1,), expires=datetime.now(UTC) + timedelta(seconds=0.05), ignore_result=False
-    )
-    # The header alone must do: take the property away by which the broker itself drops expired messages.
-    delivery = app.connection.get("amqptasks")
-    if delivery is None:
-        pytest.skip("the broker was faster")
-    properties = codec.decode_header(delivery.header)
-    kept = Properties(
-        **{name: getattr(properties, name) for name in Properties.__slots__} | {"expiration": None}
-    )
-    headers = dict(kept.headers or {}) | {"expires": (datetime.now(UTC) - timedelta(seconds=1)).isoformat()}
-    again = Envelope(
-        Address("", "amqptasks"),
-        delivery.body,
-        Properties(**{name: getattr(kept, name) for name in Properties.__slots__} | {"headers": headers}),
-    )
-    app.connection.publish([again])
+    result = task(app, "note").apply_async((1,), expires=0.001, ignore_result=False)
 
-    with running_worker(app):
-        with pytest.raises(TaskRevoked, match="expired"):
-            result.get(timeout=5)
+    with running_worker(app), pytest.raises(TaskRevoked, match="expired"):
+        result.get(timeout=5)
 
     assert app.seen == []
 
