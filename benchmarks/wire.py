@@ -177,7 +177,7 @@ def echo(url: str, queue: str, count: int) -> list[float]:
 
 
 def _until_body(bare: Bare) -> None:
-    while not any([kind == 3 for kind, _ in bare.frames()]):
+    while not any(kind == 3 for kind, _ in bare.frames()):
         pass
 
 

@@ -1,0 +1,79 @@
+"""What follows when a child died with a task: by the executor alone, on a broker in memory, without processes."""
+
+from __future__ import annotations
+
+import pytest
+
+from amqptasks import states
+from amqptasks.errors import WorkerLost
+from amqptasks.transport import codec
+from amqptasks.worker.executor import Executor
+from amqptasks.worker.outcome import Cause, Run, Verdict
+
+
+@pytest.fixture
+def calls(app):
+    """`calls("again")`: a delivery of a call of that task."""
+
+    def noop():
+        raise AssertionError("an obituary runs nothing")
+
+    app.task(name="again", acks_late=True, reject_on_worker_lost=True)(noop)
+    app.task(name="late", acks_late=True)(noop)
+    app.task(name="early")(noop)
+    results = []
+
+    def call(name):
+        results.append(app.tasks[name].delay())
+        return results[-1], app.connection.get("amqptasks")
+
+    return call
+
+
+def obituary(app, delivery):
+    """What a child writes of a run whose own child was killed."""
+    executor = Executor(app, "w1@test")
+    return executor.run(Run(1, delivery, Cause.LOST, "signal 9 (SIGKILL)"), lambda _: None)
+
+
+def test_reject_on_worker_lost_publishes_the_message_again_with_the_crash_counted(app, calls):
+    _, delivery = calls("again")
+
+    outcome = obituary(app, delivery)
+    app.connection.publish(list(outcome.publish))
+    again = app.connection.get("amqptasks")
+
+    assert (outcome.verdict, again.body) == (Verdict.ACK, delivery.body)
+    before, after = (codec.decode_header(each.header) for each in (delivery, again))
+    assert after.headers == {**before.headers, "x-amqptasks-crashes": 1}
+    assert (after.correlation_id, after.reply_to) == (before.correlation_id, before.reply_to)
+
+
+def test_at_the_limit_of_crashes_it_is_a_dead_letter_and_its_caller_is_told_once(app, calls):
+    app.conf.worker_lost_limit = 3
+    result, delivery = calls("again")
+
+    deaths = 0
+    while delivery is not None:
+        deaths += 1
+        app.connection.publish(list(obituary(app, delivery).publish))
+        delivery = app.connection.get("amqptasks")
+
+    assert deaths == 3
+    headers = codec.decode_header(app.connection.get("amqptasks.dead").header).headers
+    assert (headers["x-amqptasks-reason"], headers["x-amqptasks-crashes"]) == ("crashed", 3)
+    with pytest.raises(WorkerLost, match="died 3 times"):
+        result.get(timeout=5)
+
+
+@pytest.mark.parametrize("name", ["late", "early"])
+def test_by_default_the_caller_is_told_and_nothing_runs_again(app, calls, name):
+    result, delivery = calls(name)
+
+    outcome = obituary(app, delivery)
+    app.connection.publish(list(outcome.publish))
+
+    assert (outcome.verdict, outcome.state, len(outcome.publish)) == (Verdict.ACK, states.FAILURE, 1)
+    assert app.connection.get("amqptasks") is None
+    with pytest.raises(WorkerLost, match="SIGKILL"):
+        result.get(timeout=5)
