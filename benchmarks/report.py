@@ -77,6 +77,16 @@ def document(samples: Sequence[Sample], rows: Sequence[Row], about: Mapping[str,
     return {"about": dict(about), "summary": summary, "samples": [asdict(sample) for sample in samples]}
 
 
+def line(about: Mapping[str, Any]) -> str:
+    """What was run, on what, as a paragraph."""
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    quick = " A quick run: few messages, so rates are those of the first second." if about["quick"] else ""
+    return (
+        f"{about['date']}, Python {about['python']}, {about['processors']} processors, {about['broker']}; {versions}; "
+        f"rounds: {about['rounds']}.{quick}"
+    )
+
+
 def table(samples: Sequence[Sample], rows: Sequence[Row]) -> str:
     """A markdown table: medians, and how many times better we are (in brackets the smallest of all rounds)."""
     lines = [

@@ -10,17 +10,20 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench import Bench
 from contenders import CONTENDERS, Contender
-from report import LIMIT, Sample, document, set_up, table
+from report import LIMIT, Sample, document, line, set_up, table
 from rows import ROWS, Row
+from wire import broker_version
 
 ROUNDS, QUICK_ROUNDS = 5, 1
 
@@ -61,18 +64,33 @@ def measure_limit(bench: Bench, row: Row, number: int) -> Sample:
     return Sample(row.name, LIMIT, number, row.limit(bench, mode), {})
 
 
-def alternate(bench: Bench, rows: Sequence[Row], names: Sequence[str], rounds: int) -> list[Sample]:
-    """Every row, every round, every contender; who comes first changes from round to round."""
+def alternate(
+    bench: Bench, rows: Sequence[Row], names: Sequence[str], rounds: int, done: Callable[[list[Sample]], None]
+) -> int:
+    """Every row, every round, every contender; who comes first changes from round to round.
+
+    `done` is given all samples after each round. Returns how many measurements failed.
+    """
     samples: list[Sample] = []
+    failures = 0
     for number in range(rounds):
         turn = number % len(names)
         for row in rows:
-            for name in [*names[turn:], *names[:turn]]:
-                if row.takes(CONTENDERS[name]):
-                    samples.append(_told(measure(bench, row, CONTENDERS[name], number)))
+            measures = [
+                partial(measure, bench, row, CONTENDERS[name], number)
+                for name in [*names[turn:], *names[:turn]]
+                if row.takes(CONTENDERS[name])
+            ]
             if row.limit is not None:
-                samples.append(_told(measure_limit(bench, row, number)))
-    return samples
+                measures.append(partial(measure_limit, bench, row, number))
+            for each in measures:
+                try:
+                    samples.append(_told(each()))
+                except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+                    failures += 1  # half an hour of measuring must not be lost to one of them
+                    print(f"{number + 1}  {row.name}: {error}", file=sys.stderr, flush=True)
+        done(samples)
+    return failures
 
 
 def _told(sample: Sample) -> Sample:
@@ -90,6 +108,7 @@ def about(options: argparse.Namespace, rounds: int) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
         "processors": os.cpu_count(),
+        "broker": broker_version(os.environ["AMQPTASKS_BROKER_URL"]),
         "versions": versions,
         "rounds": rounds,
         "quick": options.quick,
@@ -108,16 +127,24 @@ def main(given: Sequence[str]) -> int:
     rows, rounds = chosen(options.rows), options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     bench = Bench(url, quick=options.quick)
     try:
-        samples = alternate(bench, rows, options.contenders.split(","), rounds)
+        failures = alternate(
+            bench, rows, options.contenders.split(","), rounds, partial(write, options, rows)
+        )
     finally:
         bench.close()
-    told = f"{table(samples, rows)}\n\n{set_up(samples, rows)}\n"
-    print(told)
+    return 1 if failures else 0
+
+
+def write(options: argparse.Namespace, rows: Sequence[Row], samples: list[Sample]) -> None:
+    """The state of things after each round."""
+    rounds = max((sample.round for sample in samples), default=0) + 1
+    facts = about(options, rounds)
+    told = f"{line(facts)}\n\n{table(samples, rows)}\n\n{set_up(samples, rows)}\n"
+    print(told, flush=True)
     if options.json:
-        options.json.write_text(json.dumps(document(samples, rows, about(options, rounds)), indent=1) + "\n")
+        options.json.write_text(json.dumps(document(samples, rows, facts), indent=1) + "\n")
     if options.markdown:
         options.markdown.write_text(told)
-    return 0
 
 
 if __name__ == "__main__":

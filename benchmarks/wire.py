@@ -33,7 +33,8 @@ class Bare:
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._rest = b""
         self.sock.sendall(b"AMQP\0\0\x09\x01")
-        self._await()
+        start = spec.Connection.Start().decode(self._await(), 4)
+        self.server = {name: str(value) for name, value in (start.server_properties or {}).items()}
         login = f"\0{where.credentials.username}\0{where.credentials.password}"
         self._send(spec.Connection.StartOk({}, "PLAIN", login, "en_US"), 0)
         self._await()
@@ -49,9 +50,12 @@ class Bare:
     def _send(self, method: Method, channel: int) -> None:
         self.sock.sendall(pika.frame.Method(channel, method).marshal())
 
-    def _await(self) -> None:
-        while not any(kind == 1 for kind, _ in self.frames()):
-            pass
+    def _await(self) -> bytes:
+        """The payload of the next method."""
+        while True:
+            methods = [payload for kind, payload in self.frames() if kind == 1]
+            if methods:
+                return methods[0]
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
         """Kind and payload of what one read brings."""
@@ -99,16 +103,17 @@ def publish_frames(exchange: str, key: str, properties: pika.BasicProperties, bo
 def template(channel: pika.adapters.blocking_connection.BlockingChannel, queue: str) -> Template:
     """Take one message out of a queue and learn its form."""
     deadline = time.monotonic() + 10
+    method = properties = body = None
     while time.monotonic() < deadline:
         method, properties, body = channel.basic_get(queue, auto_ack=True)
         if method is not None:
             break
-    else:
+    if method is None or properties is None or body is None:
         raise RuntimeError(f"no message came to {queue}")
     ident = properties.correlation_id or body.partition(b'"message_id":"')[2][:36].decode()
     if properties.reply_to:
         properties.reply_to = REPLIES
-    frames = publish_frames(method.exchange, method.routing_key, properties, body)
+    frames = publish_frames(method.exchange or "", method.routing_key or "", properties, body)
     return Template(frames, ident.encode(), body)
 
 
@@ -198,3 +203,10 @@ def pika_one_by_one(url: str, queue: str, sample: Template, count: int) -> float
     took = time.perf_counter() - start
     connection.close()
     return took
+
+
+def broker_version(url: str) -> str:
+    """As the broker tells it at the start of a connection."""
+    bare = Bare(url)
+    bare.close()
+    return f"{bare.server['product']} {bare.server['version']}"

@@ -54,6 +54,7 @@ class Consumers:
         connect: Connect,
         queues: Sequence[WorkerQueue],
         dispatch: Dispatch,
+        *,
         prefetch: Callable[[], Prefetch],
         node: str,
         retrying: Retrying,

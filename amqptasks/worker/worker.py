@@ -180,9 +180,9 @@ class Worker:
             self._opener(manifest, "read"),
             manifest.queues,
             self.dispatch,
-            lambda: Prefetch(self.pool.size, fixed),
-            self.options.node,
-            Retrying(
+            prefetch=lambda: Prefetch(self.pool.size, fixed),
+            node=self.options.node,
+            retrying=Retrying(
                 startup=settings["broker_connection_retry"] if waits is None else waits,
                 most=settings["broker_connection_max_retries"],
             ),

@@ -5,4 +5,6 @@ from contenders.base import Contender
 from contenders.celery import Celery
 from contenders.dramatiq import Dramatiq
 
+__all__ = ["CONTENDERS", "Contender"]
+
 CONTENDERS: dict[str, Contender] = {each.name: each for each in (Amqptasks(), Celery(), Dramatiq())}

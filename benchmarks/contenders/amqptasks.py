@@ -14,6 +14,7 @@ class Amqptasks:
     late_only = False
     has_results = True
     quorum = True
+    has_batches = True
 
     def version(self) -> list[str]:
         return [program("amqptasks"), "--version"]

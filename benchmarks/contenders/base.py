@@ -40,6 +40,8 @@ class Contender(Protocol):
     """It has results over RabbitMQ."""
     quorum: bool
     """Its queues can be quorum queues."""
+    has_batches: bool
+    """It can publish several at once; who cannot is measured one by one."""
 
     def version(self) -> list[str]:
         """The command that prints the version."""
@@ -58,7 +60,7 @@ class Contender(Protocol):
     def client_send_long(self) -> Callable[[float], object]: ...
 
     def client_batch(self, count: int) -> None:
-        """Publish no-ops in the fastest way that it has."""
+        """Publish no-ops together; called only if it has batches."""
 
     def client_call(self) -> Callable[[], object]:
         """What calls one no-op and waits for its result."""

@@ -14,6 +14,7 @@ class Celery:
     late_only = False
     has_results = True
     quorum = True
+    has_batches = False
 
     def version(self) -> list[str]:
         return [program("celery"), "--version"]
@@ -57,9 +58,7 @@ class Celery:
         return long.delay
 
     def client_batch(self, count: int) -> None:
-        send = self.client_send()  # it has no batches
-        for _ in range(count):
-            send()
+        raise NotImplementedError("it has no batches")
 
     def client_call(self) -> Callable[[], object]:
         from apps.on_celery import noop

@@ -16,6 +16,7 @@ class Dramatiq:
     late_only = True
     has_results = False
     quorum = False
+    has_batches = False
 
     def version(self) -> list[str]:
         return [program("dramatiq"), "--version"]
@@ -50,9 +51,7 @@ class Dramatiq:
         return long.send
 
     def client_batch(self, count: int) -> None:
-        send = self.client_send()  # it has no batches
-        for _ in range(count):
-            send()
+        raise NotImplementedError("it has no batches")
 
     def client_call(self) -> Callable[[], object]:
         raise NotImplementedError("Dramatiq has no results over RabbitMQ")

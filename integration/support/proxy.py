@@ -234,10 +234,9 @@ class _Frames:
         self._buffer += data
         at = 0
         while len(self._buffer) - at >= 8:
-            if self._buffer[at : at + 4] == b"AMQP":  # the answer to a protocol header it does not speak
-                end = at + 8
-            else:
-                end = at + 8 + int.from_bytes(self._buffer[at + 3 : at + 7])
+            # "AMQP" is the answer to a protocol header that it does not speak: eight bytes and no frame.
+            is_frame = self._buffer[at : at + 4] != b"AMQP"
+            end = at + 8 + (int.from_bytes(self._buffer[at + 3 : at + 7]) if is_frame else 0)
             if end > len(self._buffer):
                 break
             yield self._buffer[at:end]

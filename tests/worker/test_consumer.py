@@ -73,7 +73,9 @@ def consumers(links: list[FakeLink], dispatch: FakeDispatch) -> Consumers:
         return links.pop(0)
 
     queues = [WorkerQueue("a"), WorkerQueue("b")]
-    return Consumers(connect, queues, dispatch, lambda: Prefetch(1, 1), "n@h", Retrying())
+    return Consumers(
+        connect, queues, dispatch, prefetch=lambda: Prefetch(1, 1), node="n@h", retrying=Retrying()
+    )
 
 
 async def until(condition: Callable[[], Any]) -> None:

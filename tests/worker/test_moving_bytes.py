@@ -97,7 +97,9 @@ async def test_each_queue_hands_over_its_own_prefetch_and_no_more():
     await link.declare(Queue("short"), Queue("long"))
     await send(link, *(message(queue) for queue in ("short", "long") for _ in range(20)))
     queues = [WorkerQueue("short"), WorkerQueue("long")]
-    consumers = Consumers(connect, queues, held, lambda: Prefetch(2, 3), "n@h", Retrying())
+    consumers = Consumers(
+        connect, queues, held, prefetch=lambda: Prefetch(2, 3), node="n@h", retrying=Retrying()
+    )
 
     await consumers.open()
     await until(lambda: len(held.deliveries) >= 12)
