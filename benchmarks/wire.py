@@ -35,7 +35,9 @@ class Bare:
         self.sock.sendall(b"AMQP\0\0\x09\x01")
         start = spec.Connection.Start().decode(self._await(), 4)
         self.server = {name: str(value) for name, value in (start.server_properties or {}).items()}
-        login = f"\0{where.credentials.username}\0{where.credentials.password}"
+        user = where.credentials
+        assert isinstance(user, pika.PlainCredentials)
+        login = f"\0{user.username}\0{user.password}"
         self._send(spec.Connection.StartOk({}, "PLAIN", login, "en_US"), 0)
         self._await()
         self._send(spec.Connection.TuneOk(2047, 131072, 0), 0)

@@ -7,10 +7,12 @@ knows nothing of tasks or pools.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from amqptasks.amqp import Queue
 from amqptasks.backoff import reconnecting
@@ -32,6 +34,8 @@ from amqptasks.worker.topology import declare
 
 logger = logging.getLogger(__name__)
 
+CLAIM_AGAIN = 5.0
+"""Seconds between attempts to get the node's name back after a reconnect."""
 LOOK = 0.2
 """Seconds between two looks at how busy the lanes are."""
 SOON = 0.05
@@ -69,7 +73,7 @@ class Consumers:
         self._link: Link | None = None
         self._told: set[str] = set()
         self._stopping = False
-        self._revivals: set[asyncio.Task[None]] = set()
+        self._errands: set[asyncio.Task[None]] = set()
         self.reconnects = 0
 
     async def open(self) -> None:
@@ -101,8 +105,8 @@ class Consumers:
     async def stop_taking(self) -> None:
         """Cancel every consumer; what is held may still be settled."""
         self._stopping = True
-        for revival in list(self._revivals):
-            revival.cancel()
+        for errand in list(self._errands):
+            errand.cancel()
         consumers = [lane.consumer for lane in self._lanes.values() if lane.consumer is not None]
         await asyncio.gather(*(consumer.cancel() for consumer in consumers), return_exceptions=True)
 
@@ -171,15 +175,32 @@ class Consumers:
 
     async def _claim_name(self, link: Link) -> None:
         """Hold an exclusive queue named after the node: a second worker of that name is told so by the broker."""
-        claim = Queue(f"amqptasks.node.{self._node}", durable=False, exclusive=True, auto_delete=True)
         try:
-            await link.declare(claim)
+            await link.declare(self._claim())
         except ResourceLocked as error:
             if self.reconnects:
-                raise  # the broker has not noticed yet that our last connection is gone
+                # The broker has not noticed yet that our last connection is gone; tasks need not wait for that.
+                self._in_background(self._claim_later(link))
+                return
             raise DuplicateNode(
                 f"a worker named {self._node} is connected already; name this one with `-n other@%h`"
             ) from error
+
+    async def _claim_later(self, link: Link) -> None:
+        claim = self._claim()
+        while not link.lost.done():
+            await asyncio.sleep(CLAIM_AGAIN)
+            with contextlib.suppress(ResourceLocked, ConnectionLost):
+                await link.declare(claim)
+                return
+
+    def _claim(self) -> Queue:
+        return Queue(f"amqptasks.node.{self._node}", durable=False, exclusive=True, auto_delete=True)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
 
     async def _open_lane(self, link: Link, queue: WorkerQueue) -> Lane:
         before = self._lanes.get(queue.name)
@@ -208,9 +229,7 @@ class Consumers:
         if self._stopping or self._link is None or self._link.lost.done():
             return
         logger.error("no longer consuming %s: %s; consuming again", lane.queue.name, reason)
-        revival = asyncio.get_running_loop().create_task(self._revive(self._link, lane.queue))
-        self._revivals.add(revival)
-        revival.add_done_callback(self._revivals.discard)
+        self._in_background(self._revive(self._link, lane.queue))
 
     async def _revive(self, link: Link, queue: WorkerQueue) -> None:
         for delay in reconnecting(first=0.2, maximum=10.0):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 
-from amqptasks import protocol
+from amqptasks import protocol, states
 from amqptasks.amqp import Address, Delivery, Envelope, Parcel, Properties
 from amqptasks.errors import AmqptasksError
 from amqptasks.transport import codec
@@ -25,6 +26,27 @@ def refused(
     if crashes:
         headers["x-amqptasks-crashes"] = crashes
     return _dead(properties, delivery.body, headers, Address(exchange, delivery.queue))
+
+
+def told(delivery: Delivery, error: Exception, serializer: str) -> Parcel | None:
+    """FAILURE for the caller of what is refused without anybody having decoded it; None when it names no caller."""
+    properties = _readable(delivery.header)
+    if not properties.reply_to or not properties.correlation_id:
+        return None
+    body = {
+        "task_id": properties.correlation_id,
+        "status": states.FAILURE,
+        "result": error,
+        "traceback": None,
+        "children": [],
+        "date_done": datetime.now(UTC).isoformat(),
+    }
+    correlation_id = properties.correlation_id
+    return codec.pack(
+        protocol.encode_result(
+            body, properties.reply_to, correlation_id=correlation_id, serializer=serializer
+        )
+    )
 
 
 def forwarded(parcel: Parcel, exchange: str, *, reason: str, error: str, node: str) -> Parcel:

@@ -17,10 +17,10 @@ from itertools import count
 
 from amqptasks import states
 from amqptasks.amqp import Delivery, Parcel
-from amqptasks.errors import Nacked, NotFound, TooLarge, TransportError, Unroutable
+from amqptasks.errors import Nacked, NotFound, TooLarge, TransportError, Unroutable, WorkerLost
 from amqptasks.transport.publisher import Publisher
 from amqptasks.worker.admission import admit, fields_of, identity_of
-from amqptasks.worker.deadletters import forwarded, refused
+from amqptasks.worker.deadletters import forwarded, refused, told
 from amqptasks.worker.flight import UNKNOWN_TASK, Counters, Flight, Recent
 from amqptasks.worker.lane import Lane
 from amqptasks.worker.outcome import Cause, Manifest, Outcome, Run, TaskOptions, Verdict
@@ -45,6 +45,7 @@ class Dispatch:
         self._tasks: Mapping[str, TaskOptions] = {}
         self._node = node
         self._dead_exchange = ""
+        self._serializer = ""
         self._abandoning = False
         self._verbose = False
         self._received_hook = False
@@ -65,6 +66,8 @@ class Dispatch:
         self._received_hook = "task_received" in manifest.hooks
         self._tasks = manifest.tasks
         self._dead_exchange = manifest.settings["task_dead_letter_exchange"]
+        by_message = manifest.results.startswith("rpc")
+        self._serializer = manifest.settings["result_serializer"] if by_message else ""
 
     # --- in ----------------------------------------------------------------------------------------------
 
@@ -165,7 +168,9 @@ class Dispatch:
         error = f"children died while they wrote what follows from this task, the last by {reason}"
         logger.error("%s: %s", flight.identity, error)
         dead = refused(flight.delivery, self._dead_exchange, reason="crashed", error=error, node=self._node)
-        self.finished(flight.key, Outcome(publish=(dead,), state=states.FAILURE))
+        answer = told(flight.delivery, WorkerLost(error), self._serializer) if self._serializer else None
+        publish = (dead,) if answer is None else (dead, answer)
+        self.finished(flight.key, Outcome(publish=publish, state=states.FAILURE))
 
     # --- out ---------------------------------------------------------------------------------------------
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 import uuid
@@ -485,6 +488,32 @@ def test_close_waits_for_confirms_and_a_later_use_opens_again(
     connection.publish([envelope()])
 
     assert connection.inspect("q").messages == 2
+
+
+AT_EXIT = """
+    import atexit, threading
+    atexit.register(lambda: print(ticket.done, ticket.failures))  # the first one registered is the last to run
+    from amqptasks.amqp import Address, Envelope, Properties, Queue
+    from amqptasks.transport import memory
+    from amqptasks.transport.blocking import BlockingConnection
+    from amqptasks.transport.opening import opener
+    from amqptasks.transport.url import parse
+    connection = BlockingConnection(opener(parse("memory://exit")), timeout=10)
+    connection.declare(Queue("q"))
+    memory.broker("exit").block()
+    ticket = connection.submit([Envelope(Address("", "q"), b"x", Properties())])
+    freed = threading.Timer(0.5, memory.broker("exit").unblock)
+    freed.daemon = True
+    freed.start()
+"""
+
+
+def test_a_program_that_ends_waits_for_what_is_unconfirmed() -> None:
+    program = [sys.executable, "-c", textwrap.dedent(AT_EXIT)]
+
+    run = subprocess.run(program, capture_output=True, text=True, timeout=30)
+
+    assert (run.stdout, run.stderr) == ("True []\n", "")
 
 
 def test_close_fails_what_the_broker_does_not_answer(
