@@ -5,10 +5,7 @@ import pytest
 from amqptasks.transport import loop
 from amqptasks.transport.base import Connect
 from amqptasks.transport.url import parse
-
-pytest.register_assert_rewrite("tests.transport.contract")
-
-from tests.transport.contract import LinkContract  # noqa: E402
+from tests.transport.contract import LinkContract
 
 
 class TestLoopLink(LinkContract):
