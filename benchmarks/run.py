@@ -104,7 +104,8 @@ def about(options: argparse.Namespace, rounds: int) -> dict[str, Any]:
         name: importlib.metadata.version(name) for name in ("amqptasks", "celery", "dramatiq", "pika")
     }
     return {
-        "command": f"benchmarks/run.py {' '.join(sys.argv[1:])}".strip(),
+        "rows": options.rows or "all",
+        "contenders": options.contenders,
         "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
         "processors": os.cpu_count(),
