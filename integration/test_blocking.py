@@ -441,6 +441,7 @@ def test_a_living_child_does_not_keep_its_dead_parents_connection(
 def test_an_interrupt_ends_a_program_that_waits(node: PrivateNode, fresh_vhost: str, proxy: Proxy) -> None:
     program = script(
         """
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
         connection.declare(QUEUE)
         print("ready", flush=True)
         sys.stdin.readline()
