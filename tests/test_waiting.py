@@ -65,4 +65,5 @@ def test_who_waits_is_woken_when_the_value_comes(app: App) -> None:
         took.append(time.monotonic() - sent[-1])
         timer.join()
 
-    assert sorted(took)[10] < 0.03, "the median of 21 waits, in seconds from sending to waking"
+    # Who looks five times a second comes 100 ms late at the median; a noisy machine delays a few, not half of them.
+    assert sorted(took)[10] < 0.08, "the median of 21 waits, in seconds from sending to waking"
