@@ -174,7 +174,9 @@ def test_no_early_task_starts_twice_by_a_childs_death(run: Run) -> None:
 
     print(f"early, child: {figures}")
     assert figures.doubled == 0
-    assert figures.started == TASKS
+    # A child may be killed after it has said that it starts and before the task's first line is written.
+    assert TASKS - figures.kills <= figures.started <= TASKS
+    assert figures.finished + figures.failed >= TASKS
     assert figures.succeeded + figures.failed == len(run.answers) == TASKS
     assert figures.lost <= figures.failed <= figures.kills
 
