@@ -18,6 +18,25 @@ if TYPE_CHECKING:
 HOOKS = ("worker_ready", "worker_shutdown", "worker_shutting_down", "task_received")
 """Signals that belong to the worker rather than to a task; the helper child sends them."""
 
+UNREAD_SETTINGS = (
+    "broker_login_method",
+    "broker_transport_options",
+    "task_default_rate_limit",
+    "task_remote_tracebacks",
+    "task_repr_maxlevels",
+    "task_retry_on_worker_lost",
+    "task_send_sent_event",
+    "worker_cancel_long_running_tasks_on_connection_loss",
+    "worker_direct",
+    "worker_disable_rate_limits",
+    "worker_enable_soft_shutdown_on_idle",
+    "worker_pool_restarts",
+    "worker_send_task_events",
+    "worker_state_db",
+)
+UNREAD_OPTIONS = ("rate_limit", "retry_on_worker_lost")
+"""Celery's names that load, so that its configurations do, and that nothing here acts on yet."""
+
 
 def build(app: App, *, queues: tuple[str, ...], exclude: tuple[str, ...]) -> Manifest:
     """Read the manifest off a finished app. Raises ImproperlyConfigured for queues that do not exist."""
@@ -30,7 +49,7 @@ def build(app: App, *, queues: tuple[str, ...], exclude: tuple[str, ...]) -> Man
         tasks=tasks,
         results=app.backend.url,
         hooks=frozenset(name for name in HOOKS if getattr(signals, name).receivers),
-        warnings=tuple(_warnings(app.conf, tasks)),
+        warnings=(*_warnings(app.conf, tasks), *_without_effect(app)),
     )
 
 
@@ -41,6 +60,17 @@ def _warnings(conf: Config, tasks: Mapping[str, TaskOptions]) -> Iterator[str]:
             f"time limits are not kept by the {conf.worker_pool} pool, which cannot stop a thread; "
             f"use prefork for {', '.join(sorted(limited)[:5])}"
         )
+
+
+def _without_effect(app: App) -> Iterator[str]:
+    changed = app.conf.changes
+    for name in UNREAD_SETTINGS:
+        if changed.get(name):
+            yield f"setting {name} has no effect in this version; leave it out until it has"
+    for option in UNREAD_OPTIONS:
+        names = sorted(name for name, task in app.tasks.items() if getattr(task, option))
+        if names:
+            yield f"{option} of {', '.join(names[:5])} has no effect in this version; do not rely on it"
 
 
 def _queue(queue: Queue, conf: Config) -> WorkerQueue:

@@ -37,10 +37,6 @@ class Cause(enum.IntEnum):
     """Why a child is given a delivery: to run it, or to say what follows from its end (an obituary)."""
 
     RUN = 0
-    UNREADABLE = 1
-    """The headers cannot be read: dead-letter it."""
-    UNKNOWN = 2
-    """No such task in the manifest."""
     REVOKED = 3
     EXPIRED = 4
     LOST = 5
