@@ -193,8 +193,8 @@ class Proxy:
                     data = b"".join(self._keep(frame) for frame in frames.feed(data))
                 if way.left is not None:
                     data, way.left = data[: way.left], max(0, way.left - len(data))
+                way.passed += len(data)  # before the receiver can have them, for who counts when it answers
                 writer.write(data)
-                way.passed += len(data)
                 if way.left == 0:
                     way.left = None
                     await asyncio.wait_for(writer.drain(), 1)
