@@ -1,7 +1,8 @@
 """The life of one run: a delivery in, an `Outcome` out. Publishes nothing and never acknowledges.
 
 Lives in a child, next to the app. The steps of a run, in order: read the message, find the task, make it the current
-request, say that it starts, call it, and write down what follows from the answer.
+request, say that it starts, call it, and write down what follows from the answer. They are written once, as a
+generator that yields each coroutine to be awaited: `run` awaits it by a loop of this thread, `arun` by the running one.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from amqptasks import protocol, signals, states
@@ -22,8 +25,10 @@ from amqptasks.request import Request, pop, push
 from amqptasks.serialization import accept_set
 from amqptasks.transport import codec
 from amqptasks.worker import announcing
+from amqptasks.worker.awaiting import Guard, Left, Loops, taken
 from amqptasks.worker.conclusions import Conclusions
 from amqptasks.worker.outcome import Cause, Outcome, Run
+from amqptasks.worker.pools.base import Stage
 
 if TYPE_CHECKING:
     from amqptasks.app import App
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Started = Callable[[Sequence[Parcel]], None]
+Steps = Generator[Left, Any, Outcome]
 
 
 class Executor:
@@ -44,13 +50,74 @@ class Executor:
         self._accept = accept_set(app.conf.accept_content)
         self._inflate_limit = app.conf.message_inflate_limit
         self._conclude = Conclusions(app, node)
-        self._own = threading.local()
+        self._loops = Loops()
         signals.worker_process_init.send(sender=None)
 
     def run(self, run: Run, started: Started) -> Outcome:
-        """Run the task of `run`, or write what follows from its end if it is not to run (any more)."""
+        """Run the task of `run`, or write what follows from its end if it is not to run (any more). Blocks."""
         if run.cause is Cause.HOOK:
             return self._hook(run)
+        opened = self._open(run)
+        if isinstance(opened, Outcome):
+            return opened
+        return self._drive(self._steps(run, *opened, started), run)
+
+    async def arun(self, run: Run, stage: Stage) -> Outcome:
+        """As `run`, in the running loop. What is not `async def` runs in a thread of the stage."""
+        opened = self._open(run)
+        if isinstance(opened, Outcome):
+            return opened
+        task, request = opened
+        steps = self._steps(run, task, request, stage.started)
+        if not inspect.iscoroutinefunction(task.run):
+            return await stage.thread(partial(self._drive, steps, run))
+        try:
+            left = next(steps)
+            while True:
+                try:
+                    answer = await (stage.watch(left) if isinstance(left, Guard) else left)
+                except BaseException as error:
+                    left = steps.throw(error)
+                else:
+                    left = steps.send(answer)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
+
+    def close(self) -> None:
+        """Close what tasks opened in this process through the app."""
+        self._loops.close()
+        signals.worker_process_shutdown.send(sender=None, pid=None, exitcode=0)
+        self.app.close()
+
+    def _drive(self, steps: Steps, run: Run) -> Outcome:
+        try:
+            left = next(steps)
+            while True:
+                try:
+                    answer = self._loops.complete(left, limited=run.soft is not None)
+                except BaseException as error:
+                    left = steps.throw(error)
+                else:
+                    left = steps.send(answer)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
+
+    def _hook(self, run: Run) -> Outcome:
+        """Send a signal of the worker itself: the parent may not run the user's code."""
+        if run.detail == signals.task_received.name:
+            with contextlib.suppress(MessageError):  # what cannot be read is refused when its turn comes
+                request = Request.of(self._read(run), run.delivery, hostname=self.node)
+                announcing.received(self._tasks, request, self.node)
+        else:
+            getattr(signals, run.detail).send(sender=self.node)
+        return Outcome()
+
+    # --- steps -------------------------------------------------------------------------------------------
+
+    def _open(self, run: Run) -> tuple[Task[..., Any], Request] | Outcome:
+        """The task and its request; an outcome for what cannot be run, or not like this."""
         try:
             message = self._read(run)
             task = self._task_named(message.task)
@@ -58,38 +125,7 @@ class Executor:
             return self._conclude.refused(run.delivery, error)
         if message.version == 1 and run.cause is Cause.RUN:
             return self._conclude.translated(run.delivery, message)
-        request = Request.of(message, run.delivery, hostname=self.node)
-        token = push(request)
-        try:
-            if run.cause is Cause.RUN:
-                return self._trace(task, request, run, started)
-            return self._conclude.obituary(run, task, request)
-        except Exception as error:
-            # What follows from the run could not be written: the broker is down for what must be declared, or a bug.
-            logger.exception("Task %s[%s]: its outcome could not be written", message.task, message.id)
-            return self._conclude.unwritten(run.delivery, error)
-        finally:
-            pop(token)
-
-    def close(self) -> None:
-        """Close what tasks opened in this process through the app."""
-        runner: asyncio.Runner | None = getattr(self._own, "runner", None)
-        if runner is not None:
-            runner.close()
-        signals.worker_process_shutdown.send(sender=None, pid=None, exitcode=0)
-        self.app.close()
-
-    def _hook(self, run: Run) -> Outcome:
-        """Send a signal of the worker itself: the parent may not run the user's code."""
-        if run.detail == signals.task_received.name:
-            with contextlib.suppress(MessageError):  # what cannot be read is refused when its turn comes
-                request = Request.of(self._read(run), run.delivery, hostname=self.node)
-                signals.task_received.send(sender=self.node, request=request)
-        else:
-            getattr(signals, run.detail).send(sender=self.node)
-        return Outcome()
-
-    # --- steps -------------------------------------------------------------------------------------------
+        return task, Request.of(message, run.delivery, hostname=self.node)
 
     def _read(self, run: Run) -> protocol.TaskMessage:
         envelope = codec.unpack(run.delivery)
@@ -104,37 +140,59 @@ class Executor:
                 "software as new as the sender's?"
             ) from None
 
-    def _trace(self, task: Task[..., Any], request: Request, run: Run, started: Started) -> Outcome:
+    def _steps(self, run: Run, task: Task[..., Any], request: Request, started: Started) -> Steps:
+        if request.expires is not None and run.cause is Cause.RUN and request.expires <= datetime.now(UTC):
+            run = replace(run, cause=Cause.EXPIRED)  # while it waited for a free slot
+        token = push(request)
+        try:
+            if run.cause is Cause.RUN:
+                return (yield from self._trace(task, request, run, started))
+            outcome = self._conclude.obituary(run, task, request)
+            if left := taken():
+                yield from left
+        except Exception as error:
+            # What follows from the run could not be written: the broker is down for what must be declared, or a bug.
+            logger.exception("Task %s[%s]: its outcome could not be written", request.name, request.id)
+            for unheard in taken():
+                unheard.close()
+            return self._conclude.unwritten(run.delivery, error)
+        else:
+            return outcome
+        finally:
+            pop(token)
+
+    def _trace(self, task: Task[..., Any], request: Request, run: Run, started: Started) -> Steps:
         began = time.monotonic()
         state, value = states.SUCCESS, None
         announcing.starting(task, request)
+        if left := taken():
+            yield from left
         started(self._conclude.started(task, request))
         try:
-            value = self._call(task, request)
+            own = request.custom
+            value = task(*request.args, **request.kwargs) if own is None else own.execute()
+            if inspect.iscoroutine(value):
+                value = yield Guard(value)
             outcome = self._conclude.succeeded(task, request, value, time.monotonic() - began)
-        except Ignore:
-            state, outcome = states.IGNORED, Outcome(state=states.IGNORED)
-            logger.info("Task %s[%s] ignored", task.name, request.id)
+        except Ignore as ignore:
+            state, outcome = states.IGNORED, self._conclude.ignored(request, ignore)
+            logger.info("Task %s[%s] ignored", request.name, request.id)
         except Reject as reject:
             state, value = states.REJECTED, reject
             outcome = self._conclude.rejected(task, request, run, reject)
         except Retry as retry:
-            state, value = states.RETRY, retry
             outcome = self._conclude.retried(task, request, run, retry)
-        except Exception as error:
+            state = outcome.state
+            value = retry if state == states.RETRY else retry.exc
+        except (Exception, asyncio.CancelledError) as error:
             state, value = states.FAILURE, error
             outcome = self._conclude.failed(task, request, error, time.monotonic() - began)
         if request.retried is not None and state != states.RETRY:
             # retry(throw=False): the run went on, and the next attempt leaves with whatever became of it.
             outcome = self._conclude.retried_too(outcome, request, run, request.retried)
+        if left := taken():
+            yield from left
         announcing.ended(task, request, state, value)
+        if left := taken():
+            yield from left
         return outcome
-
-    def _call(self, task: Task[..., Any], request: Request) -> Any:
-        value = task(*request.args, **request.kwargs)
-        if inspect.iscoroutine(value):
-            runner: asyncio.Runner | None = getattr(self._own, "runner", None)
-            if runner is None:
-                runner = self._own.runner = asyncio.Runner()
-            value = runner.run(value)
-        return value

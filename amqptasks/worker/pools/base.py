@@ -7,11 +7,12 @@ all reports happen in the parent's event-loop thread.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from amqptasks.amqp import Delivery, Parcel
+from amqptasks.worker.awaiting import Guard
 from amqptasks.worker.outcome import Cause, Manifest, Outcome, Run
 
 
@@ -37,11 +38,27 @@ class Report(Protocol):
         """
 
 
+class Stage(Protocol):
+    """Where one run of the asyncio pool takes place. `started` may be called in any thread."""
+
+    def started(self, publish: Sequence[Parcel], /) -> None:
+        """See `Executor.run`."""
+
+    def watch(self, body: Guard) -> Awaitable[Any]:
+        """Await the task's body, so that limits and termination reach it; nothing else is reached by them."""
+
+    def thread(self, function: Callable[[], Outcome]) -> Awaitable[Outcome]:
+        """Call what blocks in a thread, with a copy of the context."""
+
+
 class Executor(Protocol):
     """What a child does with a run; made in each child after the fork. See `worker.executor`."""
 
     def run(self, run: Run, started: Callable[[Sequence[Parcel]], None]) -> Outcome:
         """Run, or write the obituary. Call `started` once, just before the task body; raise no Exception."""
+
+    async def arun(self, run: Run, stage: Stage) -> Outcome:
+        """As `run`, in a loop that runs others at the same time; used by the asyncio pool alone."""
 
     def close(self) -> None:
         """Flush and close what the child opened."""
@@ -81,7 +98,10 @@ class Pool(ABC):
 
     @abstractmethod
     def terminate(self, key: int, reason: str) -> bool:
-        """Kill the child that runs `key`, and no other; False if it is not running. `lost` is reported."""
+        """Kill the child that runs `key`, and no other; False if it is not running. `lost` is reported.
+
+        A pool of coroutines cancels the one that runs `key` instead, and reports `lost` when that has ended.
+        """
 
     @abstractmethod
     async def resize(self, size: int) -> None:

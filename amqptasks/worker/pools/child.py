@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,12 +27,19 @@ from amqptasks.worker.outcome import Cause, Outcome, Run
 from amqptasks.worker.pools import wire
 from amqptasks.worker.pools.base import Executor
 from amqptasks.worker.pools.control import ChildSettings
+from amqptasks.worker.pools.coroutines import serve_coroutines
 from amqptasks.worker.pools.ends import End
+from amqptasks.worker.pools.journal import Writing
 from amqptasks.worker.pools.signal_actions import dump_on_usr1, ignore_group_signals, restore_after_fork
-from amqptasks.worker.pools.slate import Slate
 from amqptasks.worker.pools.system import set_title
 
 logger = logging.getLogger(__name__)
+
+MOST_SILENT = 32
+"""Messages in the journal, two a run, until the parent is told to look."""
+
+LONGEST_SILENCE = 0.002
+"""Seconds that a message may be in the journal when the next one comes without the parent being told."""
 
 _RSS_UNIT = 1024 if sys.platform == "darwin" else 1
 """What `ru_maxrss` counts: KiB, but bytes on macOS."""
@@ -39,11 +47,12 @@ _RSS_UNIT = 1024 if sys.platform == "darwin" else 1
 
 def run_child(
     sock: End,
-    slate: Slate | None,
+    journal: Writing | None,
     make_executor: Callable[[], Executor],
     settings: ChildSettings,
+    told: End | None = None,
 ) -> int:
-    """A child's whole life after the fork; returns its exit status."""
+    """A child's whole life after the fork; returns its exit status. `told` brings orders to one of coroutines."""
     ignore_group_signals()
     restore_after_fork()
     dump_on_usr1()
@@ -57,10 +66,12 @@ def run_child(
         return 1
     sock.send(wire.encode_ready(os.getpid()))
     try:
-        if settings.threads > 1:
+        if told is not None:
+            serve_coroutines(sock, told, executor, settings)
+        elif settings.threads > 1:
             _serve_with_threads(sock, executor, settings)
         else:
-            Child(sock, slate, executor, settings).serve()
+            Child(sock, journal, executor, settings).serve()
     except SystemExit as stop:
         return _status(stop)
     except (BrokenPipeError, ConnectionResetError):
@@ -89,44 +100,45 @@ def _reseed() -> None:
 class Child:
     """Serves one socket with one thread; several of them may share socket and executor."""
 
-    def __init__(self, sock: End, slate: Slate | None, executor: Executor, settings: ChildSettings) -> None:
+    def __init__(
+        self, sock: End, journal: Writing | None, executor: Executor, settings: ChildSettings
+    ) -> None:
         self._sock = sock
-        self._slate = slate
+        self._journal = journal
         self._executor = executor
         self._settings = settings
         self._limited = settings.threads == 1
-        self._unsent = b""
+        self._mortal = settings.max_tasks is not None or settings.max_memory is not None
         self._served = 0
+        self._silent = 0
+        """Messages in the journal since the last bell."""
+        self._silent_since = 0.0
 
     def serve(self) -> None:
         """Until the parent closes its side, or this child has served enough."""
-        while data := self._next():
-            run = wire.decode_run(data)
-            try:
-                outcome = self._run(run)
-            finally:
-                self._flush()
-            self._served += 1
-            if self._is_spent():
-                self._put(wire.encode_finished(run.key, outcome, wire.RETIRING))
-                return
-            self._unsent = wire.encode_finished(run.key, outcome)
-        self._flush()
+        run_one, monotonic = self._run, time.monotonic
+        try:
+            while data := self._next():
+                run = wire.decode_run(data)
+                outcome = run_one(run)
+                self._served += 1
+                if self._mortal and self._is_spent():
+                    self._send(wire.encode_finished(run.key, outcome, monotonic(), wire.RETIRING))
+                    return
+                now = monotonic()
+                self._put(wire.encode_finished(run.key, outcome, now), now)
+        finally:
+            self._ring()
 
     def _next(self) -> bytes:
-        """The next run. An outcome travels with the next start, if that comes now and it is noted."""
-        if self._slate is None:
-            self._flush()
+        """The next run; who has none tells the parent what it may not have seen."""
         try:
             data = self._sock.recv(wire.LIMIT, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            self._flush()
+            self._ring()
             data = self._sock.recv(wire.LIMIT)
         if data and data[0] == wire.ANNOUNCED:
-            self._flush()
             return wire.gather(self._sock, data)
-        if self._unsent and (self._slate is None or not self._slate.note(self._unsent)):
-            self._flush()
         return data
 
     def _run(self, run: Run) -> Outcome:
@@ -149,19 +161,41 @@ class Child:
         return outcome
 
     def _started(self, run: Run, parcels: Sequence[Parcel]) -> None:
-        unsent, self._unsent = self._unsent, b""
-        self._put(unsent + wire.encode_started(run.key, parcels))
+        now = time.monotonic()
+        self._put(wire.encode_started(run.key, parcels, now), now)
+        if parcels or run.hard is not None:
+            self._ring()  # others wait for these: the caller, the clock
         if run.soft is not None and self._limited:
             signal.signal(signal.SIGALRM, functools.partial(_soft_limit, run.soft))
             signal.setitimer(signal.ITIMER_REAL, run.soft)
 
-    def _flush(self) -> None:
-        if self._unsent:
-            unsent, self._unsent = self._unsent, b""
-            self._put(unsent)
+    def _put(self, message: bytes, now: float) -> None:
+        """Tell the parent: in the journal, with a bell now and then, or over the socket."""
+        journal = self._journal
+        if journal is None or not journal.write(message):
+            self._send(message)
+            return
+        self._silent += 1
+        if self._silent == 1:
+            self._silent_since = now
+        elif self._silent >= MOST_SILENT or now - self._silent_since > LONGEST_SILENCE:
+            self._ring()
 
-    def _put(self, message: bytes) -> None:
+    def _send(self, message: bytes) -> None:
+        if self._journal is not None:
+            self._journal.passes()
         wire.send(self._sock, message)
+
+    def _ring(self) -> None:
+        """Have the parent look, if there is something that it has not seen."""
+        if not self._silent:
+            return
+        self._silent = 0
+        if self._journal is not None and self._journal.unread:
+            try:
+                self._sock.send(wire.BELL, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return  # so many bells wait there that another one tells nothing new
 
     def _is_spent(self) -> bool:
         settings = self._settings
@@ -224,7 +258,6 @@ class Thread(Child):
         os._exit(code)
 
     def _next(self) -> bytes:
-        self._flush()
         with self._receiving:
             data = self._sock.recv(wire.LIMIT)
             if data and data[0] == wire.ANNOUNCED:
@@ -235,6 +268,6 @@ class Thread(Child):
         """One thread must not end the others' process."""
         return False
 
-    def _put(self, message: bytes) -> None:
+    def _send(self, message: bytes) -> None:
         with self._sending:
             wire.send(self._sock, message)

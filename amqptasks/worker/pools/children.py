@@ -69,7 +69,7 @@ class ChildrenPool(Pool):
 
     async def start(self, report: Report) -> Manifest:
         self._loop = asyncio.get_running_loop()
-        self._ledger = Ledger(self._slots, report)
+        self._ledger = self._ledger_class(self._slots, report)
         self._opening = self._loop.create_future()
         spawner = self._load if isinstance(self._load, Spawner) else await open_spawner(self._load)
         self._zygotes = Zygotes(spawner, self)
@@ -141,8 +141,8 @@ class ChildrenPool(Pool):
             self._hooks.send(signal, delivery)
 
     def dump(self) -> None:
-        for slot in self._slots.values():
-            slot.dump()
+        for place, slot in enumerate(self._slots.values()):
+            slot.dump(place)
 
     @property
     def size(self) -> int:
@@ -174,11 +174,12 @@ class ChildrenPool(Pool):
 
     def __repr__(self) -> str:
         busy = sum(1 for slot in self._slots.values() if slot.active)
-        idle = len(self._slots) - busy
-        shown = f"{len(self._slots)} children | {busy} busy, {idle} idle | {self._replaced} replaced"
+        shown = f"{len(self._slots)} children | {busy} busy | {self._replaced} replaced"
         return f"<{type(self).__name__} {shown}>"
 
-    # --- the shape: what prefork and threads differ in ---------------------------------------------------
+    # --- the shape: what prefork, threads and asyncio differ in ------------------------------------------
+
+    _slot_class, _ledger_class, _coroutines = Slot, Ledger, False
 
     @property
     def _processes(self) -> int:
@@ -234,7 +235,7 @@ class ChildrenPool(Pool):
         living = sum(1 for slot in self._slots.values() if self._fills(slot))
         for _ in range(living, self._processes):
             settings = control.ChildSettings(
-                zygotes.spec.node, 0, self._threads, self._max_tasks, self._max_memory
+                zygotes.spec.node, 0, self._threads, self._max_tasks, self._max_memory, self._coroutines
             )
             slot = self._spawn(zygotes.current, settings, self._read)
             self._slots[slot.number] = slot
@@ -247,7 +248,8 @@ class ChildrenPool(Pool):
 
     def _spawn(self, spawner: Spawner, settings: control.ChildSettings, read: Callable[[Slot], None]) -> Slot:
         self._numbers += 1
-        slot = Slot(self._numbers, spawner, settings.threads, read)
+        kind = self._slot_class if settings.coroutines else Slot
+        slot = kind(self._numbers, spawner, settings.threads, read)
         slot.timer = self._loop.call_later(self._alive_timeout, self._too_late, slot)
         slot.order(replace(settings, number=slot.number))
         return slot

@@ -37,6 +37,8 @@ class ChildSettings:
     max_tasks: int | None = None
     max_memory: int | None = None
     """KiB, resident."""
+    coroutines: bool = False
+    """Whether `threads` are coroutines; its second descriptor is then the socket that brings orders."""
 
 
 @dataclass(frozen=True, slots=True)

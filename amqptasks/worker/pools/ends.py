@@ -21,7 +21,7 @@ _READ = 64 * 1024
 class End(Protocol):
     """What parent and child use of a socket."""
 
-    def send(self, message: bytes | memoryview, /) -> object:
+    def send(self, message: bytes | memoryview, flags: int = 0, /) -> object:
         """Send a whole message, or raise BlockingIOError."""
 
     def recv(self, limit: int, flags: int = 0, /) -> bytes:
@@ -52,7 +52,7 @@ def _end(sock: socket.socket) -> End:
 
 def window() -> int:
     """Runs that a child may hold at most."""
-    return 16 if KIND == socket.SOCK_SEQPACKET else 1
+    return 32 if KIND == socket.SOCK_SEQPACKET else 1
 
 
 class Framed:
@@ -63,7 +63,7 @@ class Framed:
         self._received = bytearray()
         self._unsent = b""
 
-    def send(self, message: bytes | memoryview, /) -> None:
+    def send(self, message: bytes | memoryview, flags: int = 0, /) -> None:
         """All or nothing: what the socket took in part is finished first by the next call."""
         if self._unsent:
             self._unsent = self._unsent[self._sock.send(self._unsent) :]

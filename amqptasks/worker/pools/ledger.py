@@ -25,39 +25,59 @@ class Ledger:
 
     def __init__(self, slots: Mapping[int, Slot], report: Report) -> None:
         self.running: dict[int, float] = {}
-        self.sharing = Sharing(slots)
+        self.sharing = Sharing(slots, self.look)
         self._slots = slots
         self._report = report
         self._loop = asyncio.get_running_loop()
         self._attempts: dict[int, int] = {}
 
     def hear(self, slot: Slot, messages: Sequence[bytes]) -> None:
-        """Take what a child has said of its runs."""
-        slot.heard = now = self._loop.time()
-        for message in messages:
-            flags, finished, started = wire.decode_report(message)
-            if finished is not None:
-                self._finished(slot, *finished, now)
-            if started is not None:
-                self._started(slot, *started, now)
-            if flags & wire.RETIRING:
-                slot.leaving = True
-                self.sharing.put_back(slot.take_back())
-                self.sharing.fill()
+        """Take what a child has said of its runs, in the order it was said: who is told of one may ask for the next."""
+        inbox = slot.inbox
+        inbox.extend(messages)
+        if slot.is_telling:
+            return
+        slot.is_telling = True
+        try:
+            while inbox:
+                self._take(slot, inbox.popleft())
+        finally:
+            slot.is_telling = False
+        if slot.leaving and not slot.held:
+            slot.expect_end()
 
-    def _started(self, slot: Slot, key: int, parcels: Sequence[Parcel], now: float) -> None:
-        self.running[key] = now
+    def _take(self, slot: Slot, message: bytes) -> None:
+        flags, finished, started = wire.decode_report(message)
+        if finished is not None:
+            self._finished(slot, *finished)
+        elif started is not None:
+            self._started(slot, *started)
+        if flags & wire.RETIRING:
+            slot.leaving = True
+            self.sharing.put_back(slot.take_back())
+            self.sharing.fill()
+
+    def look(self, slot: Slot) -> None:
+        """Take what a child has said without ringing for it."""
+        messages = slot.look()
+        if messages:
+            self.hear(slot, messages)
+            self.sharing.note(slot)
+
+    def _started(self, slot: Slot, key: int, parcels: Sequence[Parcel], at: float) -> None:
+        slot.heard = self.running[key] = at
         slot.started(key)
         hard = slot.held[key].hard
         if hard is not None and slot.threads == 1:
-            slot.timer = self._loop.call_later(hard, self.condemn, slot, key, Cause.TIMEOUT, f"{hard:g}")
+            slot.timer = self._loop.call_at(at + hard, self.condemn, slot, key, Cause.TIMEOUT, f"{hard:g}")
         self._report.started(key, slot.pid, parcels)
 
-    def _finished(self, slot: Slot, key: int, outcome: Outcome, now: float) -> None:
+    def _finished(self, slot: Slot, key: int, outcome: Outcome, at: float) -> None:
+        slot.heard = at
         began = self.running.pop(key, None)
         slot.finished(key)
         if began is not None:
-            self.sharing.took(now - began)
+            self.sharing.took(at - began)
         if self._attempts:
             self._attempts.pop(key, None)
         self._report.finished(key, outcome)
@@ -65,12 +85,14 @@ class Ledger:
     def terminate(self, key: int, reason: str) -> bool:
         """Kill the child that runs `key`; False when it does not run."""
         for slot in self._slots.values():
+            self.look(slot)
             if key in slot.active:
                 return self.condemn(slot, key, Cause.TERMINATED, reason)
         return False
 
     def condemn(self, slot: Slot, key: int, cause: Cause, reason: str) -> bool:
         """Kill a child for what it runs; False when that run is over. Nothing else is hit."""
+        self.look(slot)
         if slot.threads > 1 or key not in slot.active or slot.sentence is not None:
             return False
         self.sharing.put_back(slot.take_back())
@@ -86,7 +108,6 @@ class Ledger:
         """Settle what a dead child held. It is no longer among the slots."""
         self.sharing.forget(slot)
         self.hear(slot, slot.receive(burst=1 << 30))
-        self._hear_note(slot)
         unread = slot.close()
         lost = [key for key in slot.held if key in slot.active]
         again = [run for key, run in slot.held.items() if key not in slot.active]
@@ -98,12 +119,6 @@ class Ledger:
             self._lose(slot, key, reason, innocent or len(lost) > 1)
         for run in hopeless:
             self._report.lost(run.key, f"{reason}, before the task started, {ATTEMPTS} times", innocent=False)
-
-    def _hear_note(self, slot: Slot) -> None:
-        """The last outcome may be on the slate only: it would have come with the next start."""
-        note = slot.last_note()
-        if note and wire.finished_key(note) in slot.active:
-            self.hear(slot, [note])
 
     def _lose(self, slot: Slot, key: int, reason: str, innocent: bool) -> None:
         if slot.sentence is not None:

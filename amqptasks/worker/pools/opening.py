@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amqptasks.errors import ImproperlyConfigured
 from amqptasks.worker.outcome import LoadSpec
+from amqptasks.worker.pools.aio import AsyncioPool
 from amqptasks.worker.pools.base import Pool
 from amqptasks.worker.pools.prefork import PreforkPool
 from amqptasks.worker.pools.solo import SoloPool
@@ -25,7 +26,9 @@ async def open_pool(spec: LoadSpec) -> Pool:
             return PreforkPool(spawner, spec.concurrency)
         case "threads":
             return ThreadsPool(spawner, spec.concurrency)
+        case "asyncio":
+            return AsyncioPool(spawner, spec.concurrency)
     await spawner.close(1.0)
     if name == "solo":
         return SoloPool(spec)
-    raise ImproperlyConfigured(f"there is no pool {name!r}; pools are prefork, threads and solo")
+    raise ImproperlyConfigured(f"there is no pool {name!r}; pools are prefork, threads, asyncio and solo")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from amqptasks.worker.outcome import Run
 from amqptasks.worker.pools import ends, wire
@@ -20,12 +20,16 @@ HANDED_WORK = 0.02
 SLOW = 0.02
 """Seconds after which what waits behind a run is taken back."""
 
+LOOK = 0.005
+"""Seconds after which a child that was handed something is looked after, whether it rings or not."""
+
 
 class Sharing:
     """The runs that no child holds yet. O(1) for each run; used in the loop only."""
 
-    def __init__(self, slots: Mapping[int, Slot]) -> None:
+    def __init__(self, slots: Mapping[int, Slot], look: Callable[[Slot], None]) -> None:
         self._slots = slots
+        self._look = look
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Run] = deque()
         self._idle: dict[Slot, None] = {}
@@ -65,7 +69,7 @@ class Sharing:
         runs = sorted(self._waiting, key=_by_key)
         self._waiting.clear()
         for slot in self._slots.values():
-            self._note(slot)
+            self.note(slot)
         return runs
 
     @property
@@ -78,6 +82,8 @@ class Sharing:
     def fill(self) -> None:
         """Give what waits to whoever has room, the least loaded first, in turn."""
         self._fill_due = False
+        for slot in self._slots.values():
+            self._look(slot)
         if self._paused:
             return
         window = self._window
@@ -99,7 +105,7 @@ class Sharing:
                 if wire.is_large(self._waiting[0]) and not slot.is_free:
                     break
                 self._hand(slot, self._waiting.popleft())
-        self._note(slot)
+        self.note(slot)
         if self._idle and not self._waiting and not self._paused:
             self._level()
 
@@ -117,11 +123,12 @@ class Sharing:
         if not slot.held:
             slot.heard = self._loop.time()
         slot.hand(run)
-        self._note(slot)
-        if self._tick_due is None and slot.excess > 0:
-            self._tick_due = self._loop.call_later(SLOW, self._tick)
+        self.note(slot)
+        if self._tick_due is None and not (slot.is_heard and slot.excess <= 0):
+            self._tick_due = self._loop.call_later(LOOK, self._tick)
 
-    def _note(self, slot: Slot) -> None:
+    def note(self, slot: Slot) -> None:
+        """Remember whether it could take a run."""
         if slot.has_room(1):
             self._idle[slot] = None
         else:
@@ -134,6 +141,7 @@ class Sharing:
         if len(self._slots) < 2:
             return
         fullest = max(self._slots.values(), key=by_load)
+        self._look(fullest)
         if fullest.excess <= 0:
             return
         runs = fullest.take_back((fullest.excess + 1) // 2)
@@ -142,19 +150,18 @@ class Sharing:
             self.fill()
 
     def _tick(self) -> None:
-        """What waits behind a run that turns out long is shared anew."""
+        """What children have not rung for is heard; what waits behind a run that turns out long is shared anew."""
         self._tick_due = None
         now = self._loop.time()
-        behind = False
+        quiet = True
         for slot in self._slots.values():
-            if slot.excess <= 0:
-                continue
-            behind = True
-            if now - slot.heard >= SLOW and len(self._slots) > 1:
+            self._look(slot)
+            if slot.excess > 0 and now - slot.heard >= SLOW and len(self._slots) > 1:
                 slot.slow = True
                 self.put_back(slot.take_back())
-        if behind:
-            self._tick_due = self._loop.call_later(SLOW, self._tick)
+            quiet &= slot.is_heard and slot.excess <= 0
+        if not quiet:
+            self._tick_due = self._loop.call_later(LOOK, self._tick)
         if self._waiting:
             self.fill()
 

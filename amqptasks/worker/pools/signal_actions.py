@@ -7,10 +7,12 @@ could not be terminated. A process that a task forks gets the default actions ba
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 GROUP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -46,6 +48,13 @@ def _restore() -> None:
     _release()
 
 
-def dump_on_usr1() -> None:
-    """SIGUSR1 writes the stacks of all threads to stderr."""
-    faulthandler.register(signal.SIGUSR1, file=sys.__stderr__ or 2, all_threads=True)
+def dump_on_usr1(*, chain: bool = False) -> None:
+    """SIGUSR1 writes the stacks of all threads to stderr; with `chain` it then does what it did before."""
+    faulthandler.register(signal.SIGUSR1, file=sys.__stderr__ or 2, all_threads=True, chain=chain)
+
+
+def dump_coroutines_too(loop: asyncio.AbstractEventLoop, write: Callable[[], None]) -> None:
+    """SIGUSR1 has the loop call `write` besides, when it can; what waits in no thread has no stack there."""
+    faulthandler.unregister(signal.SIGUSR1)
+    loop.add_signal_handler(signal.SIGUSR1, write)
+    dump_on_usr1(chain=True)

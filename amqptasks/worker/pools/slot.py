@@ -7,22 +7,32 @@ taken.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import select
 import signal
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from amqptasks.worker.outcome import Cause, Run
-from amqptasks.worker.pools import control, ends, slate, wire
+from amqptasks.worker.pools import control, ends, wire
+from amqptasks.worker.pools.journal import Reading, open_journal
 
 if TYPE_CHECKING:
     from amqptasks.worker.pools.spawner import Spawner
 
+logger = logging.getLogger(__name__)
+
 BURST = 64
 """Datagrams read in a row before the loop serves others."""
+DUMP = 0.05
+"""Seconds for a child to write its stacks."""
+LAST = 10.0
+"""Seconds that a child has to end once it has nothing left to do: its receivers of `worker_process_shutdown` run then.
+"""
 
 
 class Slot:
@@ -45,6 +55,9 @@ class Slot:
         """Handed over and not finished, oldest first."""
         self.active: set[int] = set()
         """Those that have started."""
+        self.inbox: deque[bytes] = deque()
+        """What it has said and nobody was told yet."""
+        self.is_telling = False
         self.large: int | None = None
         """Key of a run on its way in pieces: until it starts nothing follows it, and nothing is read back"""
         self.sentence: tuple[int, Cause, str] | None = None
@@ -57,7 +70,8 @@ class Slot:
         self._writing = False
         self._incoming: bytearray | None = None
         self._expected = 0
-        self._slate = slate.open_slate() if threads == 1 else None
+        self._pages = open_journal() if threads == 1 else None
+        self._journal = Reading(self._pages) if self._pages is not None else None
         self._near, self._far = ends.pair()
         self._stream = self._near if isinstance(self._near, ends.Framed) else None
         self._near.settimeout(0)
@@ -66,8 +80,8 @@ class Slot:
     def order(self, settings: control.ChildSettings) -> None:
         """Have the zygote fork it."""
         descriptors = [self._far.fileno()]
-        if self._slate is not None:
-            descriptors.append(self._slate)
+        if self._pages is not None:
+            descriptors.append(self._pages)
         self.spawner.fork(settings, descriptors)
 
     # --- room --------------------------------------------------------------------------------------------
@@ -160,12 +174,26 @@ class Slot:
         self.leaving = True
         if not self._writing and self.large is None:
             self._near.shutdown(socket.SHUT_WR)
+        if not self.held:
+            self.expect_end()
+
+    def expect_end(self) -> None:
+        """It is leaving and has nothing left to do: if it hangs now, it is killed, and its place is free."""
+        if self.timer is None:
+            self.timer = self._loop.call_later(LAST, self._overstay)
+
+    def _overstay(self) -> None:
+        self.timer = None
+        logger.error(
+            "child %d (pid %d) was to end and still runs after %g s; killing it", self.number, self.pid, LAST
+        )
+        self.kill()
 
     # --- reports -----------------------------------------------------------------------------------------
 
     def receive(self, burst: int = BURST) -> list[bytes]:
-        """What the child has said since: at most `burst` datagrams of it."""
-        messages = []
+        """What the child has said since, in the order it was said: at most `burst` datagrams, and its journal."""
+        messages: list[bytes] = []
         for _ in range(burst):
             try:
                 data = self._near.recv(wire.LIMIT)
@@ -174,15 +202,30 @@ class Slot:
             if not data:
                 self._loop.remove_reader(self._near.fileno())
                 break
-            if self._incoming is None and not data[0] & wire.PIECES:
-                messages.append(data)
-            elif (message := self._assemble(data)) is not None:
-                messages.append(message)
+            if data == wire.BELL:
+                continue
+            whole = data if self._incoming is None and not data[0] & wire.PIECES else self._assemble(data)
+            if whole is not None:
+                messages += self._passed(whole)
+        messages += self.look()
         return messages
 
-    def last_note(self) -> bytes:
-        """After its death: the outcome that it had noted and may not have sent; else empty."""
-        return b"" if self._slate is None else slate.read(self._slate)
+    def look(self) -> list[bytes]:
+        """What the child has written in its journal since; costs little where there is nothing."""
+        return self._journal.read() if self._journal is not None else []
+
+    def _passed(self, message: bytes) -> list[bytes]:
+        """A message that came over the socket, after all that was written before it."""
+        if self._journal is None or message[0] & (wire.READY | wire.FAILED):
+            return [message]
+        before = self._journal.read()
+        self._journal.passed()
+        return [*before, message]
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether nothing is to be expected of its journal soon: all that it holds has started long ago."""
+        return self._journal is None or len(self.held) == len(self.active)
 
     def _assemble(self, data: bytes) -> bytes | None:
         if self._incoming is None:
@@ -237,8 +280,16 @@ class Slot:
         poll.register(self.pidfd, select.POLLIN)
         poll.poll(timeout * 1000)
 
-    def dump(self) -> None:
-        """Have it write its stacks to stderr."""
+    def dump(self, place: int) -> None:
+        """Have it write its stacks to stderr, when those of `place` others are written: each writes in pieces."""
+        self._loop.call_later(place * DUMP, self._dump)
+
+    def _dump(self) -> None:
+        if self._near.fileno() < 0:
+            return  # closed meanwhile
+        runs = ", ".join(map(str, sorted(self.active))) or "none"
+        sys.stderr.write(f"--- child {self.number} (pid {self.pid}), runs: {runs}\n")
+        sys.stderr.flush()
         self._signal(signal.SIGUSR1)
 
     def _signal(self, number: int) -> None:
@@ -260,10 +311,13 @@ class Slot:
         runs = self.take_back()
         self._near.close()
         self._far.close()
-        for descriptor in (self.pidfd, self._slate):
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        for descriptor in (self.pidfd, self._pages):
             if descriptor is not None:
                 os.close(descriptor)
-        self.pidfd = self._slate = None
+        self.pidfd = self._pages = None
         return runs
 
     def __repr__(self) -> str:

@@ -66,7 +66,7 @@ class Spawner:
         return self._process.pid
 
     def fork(self, settings: control.ChildSettings, descriptors: Sequence[int]) -> None:
-        """Ask for a child that serves a socket and has a slate.
+        """Ask for a child that serves a socket and has a journal.
 
         Its birth is reported; or `orphaned`, if the zygote is gone.
         """

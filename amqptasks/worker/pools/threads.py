@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+
+from amqptasks.worker.outcome import Run
 from amqptasks.worker.pools.children import ChildrenPool
 from amqptasks.worker.pools.slot import Slot
+
+logger = logging.getLogger(__name__)
 
 
 class ThreadsPool(ChildrenPool):
     """For tasks that wait for others most of the time."""
 
     name = "threads"
+    _keeps_limits = False
+    _told_limits = False
+
+    def submit(self, run: Run) -> None:
+        if not self._keeps_limits and not self._told_limits and (run.hard or run.soft):
+            self._told_limits = True
+            logger.warning("the threads pool keeps no time limits, and calls have some; they need prefork")
+        super().submit(run)
 
     async def resize(self, size: int) -> None:
         """Start a child of `size` threads; the one before ends after what it runs."""

@@ -27,18 +27,23 @@ FINISHED, STARTED, RETIRING, READY, FAILED = 1, 2, 4, 8, 16
 PIECES = 32
 """Flag: the size of a message that follows in pieces."""
 
+BELL = bytes((64,))
+"""A message to the parent that only says: look at the journal."""
+
 _RUN = struct.Struct("<BBBBBBHQQIIdd")
 _KEY = struct.Struct("<Q")
 _KEY_AT = 8
 _SIZE = struct.Struct("<BQ")
-_FINISHED = struct.Struct("<BQBBH")
-_STARTED = struct.Struct("<BQH")
+_FINISHED = struct.Struct("<BQBBHd")
+_STARTED = struct.Struct("<BQHd")
 _PARCEL = struct.Struct("<BBBBII")
-_FATES: tuple[Fate, ...] = ("raise", "drop", "dead")
+_FATES: tuple[Fate, ...] = ("raise", "drop", "dead", "count")
 _FATE_NUMBERS = {fate: number for number, fate in enumerate(_FATES)}
 
-Finished = tuple[int, Outcome]
-Started = tuple[int, Sequence[Parcel]]
+Finished = tuple[int, Outcome, float]
+"""Key, what follows, when."""
+Started = tuple[int, Sequence[Parcel], float]
+"""Key, what to publish, when. Times are the monotonic clock's, which all processes share."""
 
 
 # --- runs, to the child ----------------------------------------------------------------------------------
@@ -128,11 +133,11 @@ def _text(data: bytes) -> str:
 # --- reports, to the parent ------------------------------------------------------------------------------
 
 
-def encode_finished(key: int, outcome: Outcome, flags: int = 0) -> bytes:
-    """What became of a run. A report of what starts may be appended."""
+def encode_finished(key: int, outcome: Outcome, at: float, flags: int = 0) -> bytes:
+    """What became of a run, and when it ended."""
     state = outcome.state.encode()[:255]
     parcels = outcome.publish
-    head = _FINISHED.pack(FINISHED | flags, key, outcome.verdict, len(state), len(parcels))
+    head = _FINISHED.pack(FINISHED | flags, key, outcome.verdict, len(state), len(parcels), at)
     if not parcels:
         return head + state
     rest = [head, state]
@@ -140,14 +145,9 @@ def encode_finished(key: int, outcome: Outcome, flags: int = 0) -> bytes:
     return b"".join(rest)
 
 
-def finished_key(data: bytes) -> int:
-    """The key of a run that an encoded report says has finished."""
-    key: int = _KEY.unpack_from(data, 1)[0]
-    return key
-
-
-def encode_started(key: int, parcels: Sequence[Parcel]) -> bytes:
-    head = _STARTED.pack(STARTED, key, len(parcels))
+def encode_started(key: int, parcels: Sequence[Parcel], at: float) -> bytes:
+    """A run starts now."""
+    head = _STARTED.pack(STARTED, key, len(parcels), at)
     if not parcels:
         return head
     rest = [head]
@@ -156,23 +156,18 @@ def encode_started(key: int, parcels: Sequence[Parcel]) -> bytes:
 
 
 def decode_report(data: bytes) -> tuple[int, Finished | None, Started | None]:
-    """Flags, what finished, what starts."""
+    """Flags, what finished, what starts: one of the two."""
     flags = data[0]
-    at = 0
-    finished = started = None
     if flags & FINISHED:
-        _, key, verdict, length, count = _FINISHED.unpack_from(data)
-        at = _FINISHED.size + length
-        state = data[_FINISHED.size : at]
-        if count:
-            parcels, at = _unpack_parcels(data, at, count)
-            finished = (key, Outcome(Verdict(verdict), parcels, state.decode(errors="replace")))
-        else:
-            finished = (key, _plain(verdict, state))
-    if at < len(data):
-        _, key, count = _STARTED.unpack_from(data, at)
-        started = (key, _unpack_parcels(data, at + _STARTED.size, count)[0] if count else ())
-    return flags, finished, started
+        _, key, verdict, length, count, at = _FINISHED.unpack_from(data)
+        end = _FINISHED.size + length
+        state = data[_FINISHED.size : end]
+        if not count:
+            return flags, (key, _plain(verdict, state), at), None
+        outcome = Outcome(Verdict(verdict), _unpack_parcels(data, end, count), state.decode(errors="replace"))
+        return flags, (key, outcome, at), None
+    _, key, count, at = _STARTED.unpack_from(data)
+    return flags, None, (key, _unpack_parcels(data, _STARTED.size, count) if count else (), at)
 
 
 @lru_cache(256)
@@ -202,7 +197,7 @@ def _pack_parcels(parcels: Sequence[Parcel], into: list[bytes]) -> None:
         )
 
 
-def _unpack_parcels(data: bytes, at: int, count: int) -> tuple[tuple[Parcel, ...], int]:
+def _unpack_parcels(data: bytes, at: int, count: int) -> tuple[Parcel, ...]:
     parcels = []
     for _ in range(count):
         exchange, routing_key, message_id, fate, header, body = _PARCEL.unpack_from(data, at)
@@ -222,7 +217,7 @@ def _unpack_parcels(data: bytes, at: int, count: int) -> tuple[tuple[Parcel, ...
                 _FATES[fate],
             )
         )
-    return tuple(parcels), at
+    return tuple(parcels)
 
 
 def encode_ready(pid: int) -> bytes:

@@ -21,9 +21,9 @@ from amqptasks.worker.outcome import LoadSpec
 from amqptasks.worker.pools import control, ends
 from amqptasks.worker.pools.base import Loaded
 from amqptasks.worker.pools.child import run_child
+from amqptasks.worker.pools.journal import Writing
 from amqptasks.worker.pools.loading import load
 from amqptasks.worker.pools.signal_actions import dump_on_usr1, ignore_group_signals
-from amqptasks.worker.pools.slate import Slate
 from amqptasks.worker.pools.system import die_with_parent, open_pidfd, set_title
 
 
@@ -162,8 +162,11 @@ class Zygote:
             os.close(self._wake)
             os.close(self._woken)
             sock = ends.adopt(descriptors[0])
-            slate = Slate(descriptors[1]) if len(descriptors) > 1 else None
-            code = run_child(sock, slate, self._loaded.make_executor, settings)
+            if settings.coroutines:
+                journal, told = None, ends.adopt(descriptors[1])
+            else:
+                journal, told = Writing(descriptors[1]) if len(descriptors) > 1 else None, None
+            code = run_child(sock, journal, self._loaded.make_executor, settings, told)
         except BaseException:
             traceback.print_exc()
         finally:

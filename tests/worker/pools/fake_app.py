@@ -1,19 +1,25 @@
 """An app that needs no app: its tasks are words in the body. `load` is the loader that the zygote calls."""
 
+import asyncio
+import inspect
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from functools import partial
 
 from amqptasks.amqp import Parcel
 from amqptasks.errors import AppNotFound, SoftTimeLimitExceeded
+from amqptasks.worker.awaiting import Guard
 from amqptasks.worker.outcome import Cause, LoadSpec, Manifest, Outcome, Run, Verdict
-from amqptasks.worker.pools.base import Loaded
+from amqptasks.worker.pools.base import Loaded, Stage
 
 LOADER = f"{__name__}:load"
+
+setter: ContextVar[str] = ContextVar("setter", default="nobody")
 
 
 def parcel(body: bytes) -> Parcel:
@@ -25,6 +31,10 @@ def append(path: str, line: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, f"{line}\n".encode())
     os.close(descriptor)
+
+
+def is_there(path: str) -> bool:
+    return os.path.exists(path)
 
 
 class FakeExecutor:
@@ -48,6 +58,15 @@ class FakeExecutor:
             started(())
         return getattr(self, word)(run, *args)
 
+    async def arun(self, run: Run, stage: Stage) -> Outcome:
+        word, *args = run.delivery.body[:200].decode().split(" ")
+        method = getattr(self, word, None)
+        if run.cause is not Cause.RUN or not inspect.iscoroutinefunction(method):
+            return await stage.thread(partial(self.run, run, stage.started))
+        stage.started(())
+        outcome: Outcome = await stage.watch(Guard(method(run, *args)))
+        return outcome
+
     def hook(self, run: Run) -> Outcome:
         """Notes the signal in the file that the spec names; `deadly` kills the child."""
         append(self.hooks, f"{run.detail} {run.delivery.body.decode()}".strip())
@@ -56,7 +75,9 @@ class FakeExecutor:
         return Outcome()
 
     def close(self) -> None:
-        if self.closing:
+        if self.closing == "hang":
+            time.sleep(60)
+        elif self.closing:
             append(self.closing, "closed")
 
     def noop(self, run: Run) -> Outcome:
@@ -129,6 +150,58 @@ class FakeExecutor:
         os.kill(pid, signal.SIGTERM)
         return Outcome(state=str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
 
+    async def wait(self, run: Run, path: str) -> Outcome:
+        """As `until`, in a coroutine."""
+        while not is_there(path):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        return Outcome(state="SUCCESS")
+
+    async def rest(self, run: Run, seconds: str) -> Outcome:
+        await asyncio.sleep(float(seconds))
+        return Outcome(state="SUCCESS")
+
+    async def mind(self, run: Run, seconds: str) -> Outcome:
+        """Rests, and minds its soft limit."""
+        try:
+            await asyncio.sleep(float(seconds))
+        except SoftTimeLimitExceeded as limit:
+            return Outcome(state=f"soft limit {limit}")
+        return Outcome(state="SUCCESS")
+
+    async def tidy(self, run: Run, path: str) -> Outcome:
+        """Rests, and notes that it was cancelled."""
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            append(path, "tidied")
+            raise
+        return Outcome(state="SUCCESS")
+
+    async def stubborn(self, run: Run, path: str) -> Outcome:
+        """Is not to be cancelled before a file is there."""
+        while not is_there(path):
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                continue
+        return Outcome(state="SUCCESS")
+
+    async def own(self, run: Run) -> Outcome:
+        """What the context held before this run set it."""
+        before = setter.get()
+        setter.set(str(run.key))
+        return Outcome(state=before)
+
+    async def command(self, run: Run, status: str) -> Outcome:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", f"raise SystemExit({status})")
+        return Outcome(state=str(await process.wait()))
+
+    async def quit(self, run: Run, status: str) -> Outcome:
+        sys.exit(int(status))
+
+    async def loop(self, run: Run) -> Outcome:
+        return Outcome(state=type(asyncio.get_running_loop()).__module__.partition(".")[0])
+
     def raises(self, run: Run) -> Outcome:
         raise ValueError("an executor never raises")
 
@@ -143,18 +216,30 @@ def load(spec: LoadSpec) -> Loaded:
             sys.exit(3)
         case "dies":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "plain":
+            sys.modules["uvloop"] = None  # type: ignore[assignment]
         case "threads":
             threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
     settings = {**spec.overrides, "sys.path": tuple(sys.path), "cwd": os.getcwd()}
     make = {"stillborn": stillborn, "slow": slow_start}.get(
         spec.app, partial(FakeExecutor, settings.get("hooks", ""))
     )
+    if spec.app == "fragile":
+        make = partial(fragile, settings["flag"])
     hooks = frozenset({"worker_ready", "task_received", "deadly"})
     return Loaded(Manifest(spec.app, settings, (), {}, hooks=hooks), make)
 
 
 def stillborn() -> FakeExecutor:
     raise RuntimeError("no executor today")
+
+
+def fragile(flag: str) -> FakeExecutor:
+    """Cannot be made while there is a file `flag`, which gets a line then."""
+    if os.path.exists(flag):
+        append(flag, "tried")
+        raise RuntimeError("no executor for now")
+    return FakeExecutor()
 
 
 def slow_start() -> FakeExecutor:

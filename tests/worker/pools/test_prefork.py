@@ -16,7 +16,7 @@ import pytest
 
 from amqptasks.errors import AppImportFailed, ImproperlyConfigured, PoolFailed
 from amqptasks.worker.outcome import Cause
-from amqptasks.worker.pools import ends, slate
+from amqptasks.worker.pools import ends, slot
 from amqptasks.worker.pools.opening import open_pool
 from amqptasks.worker.pools.prefork import PreforkPool
 from amqptasks.worker.pools.threads import ThreadsPool
@@ -53,6 +53,9 @@ def alive(pid: int) -> bool:
 
 
 class TestPreforkPool(PoolContract):
+    unheard = 30
+    """Of a hundred killed runs, those that may have ended without the parent knowing."""
+
     @pytest.fixture
     def make(self) -> Make:
         return lambda size, app=None, **options: PreforkPool(loads(app), size, **options)
@@ -185,7 +188,7 @@ class TestPreforkPool(PoolContract):
         assert heard.outcomes.keys() | heard.losses.keys() == {run.key for run in runs}
         # A kill may come between the end of a task and its note; but most of the lost ones are half done.
         assert len(heard.losses) <= 100
-        assert len(heard.losses.keys() & ended) <= 30
+        assert len(heard.losses.keys() & ended) <= self.unheard
 
     @on_loop
     async def test_a_large_body_survives_the_child_that_was_reading_it(
@@ -310,6 +313,25 @@ class TestPreforkPool(PoolContract):
         assert heard.losses.keys() <= killed
         assert heard.outcomes.keys() | heard.losses.keys() == {run.key for run in runs}
 
+    @on_loop
+    async def test_killing_what_has_ended_unheard_spares_what_its_child_runs_now(
+        self, make: Make, tmp_path: Path
+    ) -> None:
+        pool, heard = make(1), Heard()
+        first, second = task("sleep 0.05"), task(f"append {tmp_path}/log 0.3")
+        await pool.start(heard)
+        pool.submit(first)
+        pool.submit(second)
+        await heard.begins(first)
+
+        time.sleep(0.2)  # noqa: ASYNC251  (the parent is slow: the child has gone on meanwhile)
+        pool.terminate(first.key, "too late")
+
+        await heard.ends(first, second)
+        await pool.stop(5)
+        assert not heard.losses
+        assert (tmp_path / "log").read_text().count("start") == 1
+
     # --- replacing ---------------------------------------------------------------------------------------
 
     @on_loop
@@ -342,6 +364,40 @@ class TestPreforkPool(PoolContract):
         before, same, hog, after, later = heard.states(*runs)
         assert before == same == hog
         assert after == later != before
+
+    @on_loop
+    async def test_a_child_that_hangs_when_it_should_end_is_killed_and_replaced(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(slot, "LAST", 0.1)
+        pool, heard = make(1, max_tasks_per_child=1), Heard()
+        await pool.start(heard)
+        runs = [task("at_close hang"), task("noop"), task("noop")]
+
+        for run in runs:
+            pool.submit(run)
+        await heard.ends(*runs)
+
+        assert await pool.stop(5)
+        assert not heard.losses
+
+    @on_loop
+    async def test_a_child_that_hangs_when_it_is_told_to_end_is_killed(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(slot, "LAST", 0.1)
+        pool, heard = make(2), Heard()
+        await pool.start(heard)
+        runs = [task("at_close hang") for _ in range(2)]
+        for run in runs:
+            pool.submit(run)
+        await heard.ends(*runs)
+        before = pool.pids
+
+        await pool.restart()
+        await until(lambda: not any(alive(pid) for pid in before))
+
+        await pool.stop(5)
 
     @on_loop
     async def test_resizing_adds_and_removes_children(self, make: Make, tmp_path: Path) -> None:
@@ -432,6 +488,28 @@ class TestPreforkPool(PoolContract):
     async def test_children_that_take_too_long_to_start_fail_the_pool(self, make: Make) -> None:
         with pytest.raises(PoolFailed, match="worker_proc_alive_timeout"):
             await make(2, spec("slow"), proc_alive_timeout=0.1).start(Heard())
+
+    @on_loop
+    async def test_children_that_cannot_start_any_more_are_tried_slower_and_slower(
+        self, make: Make, tmp_path: Path
+    ) -> None:
+        flag = tmp_path / "flag"
+        pool, heard = make(1, spec("fragile", flag=str(flag))), Heard()
+        await pool.start(heard)
+        flag.touch()
+        began = time.monotonic()
+        run = task("die 9")
+        pool.submit(run)
+
+        await until(lambda: len(flag.read_text().splitlines()) >= 4)
+        patience = time.monotonic() - began
+        flag.unlink()
+        again = task("noop")
+        pool.submit(again)
+        await heard.ends(run, again)
+
+        assert patience >= (1 + 2 + 4) * 0.05, "they were forked in a tight loop"
+        await pool.stop(5)
 
     @on_loop
     async def test_threads_that_the_import_started_are_counted(self, make: Make) -> None:
@@ -550,10 +628,12 @@ class TestPreforkPool(PoolContract):
 class TestPreforkPoolOverStreams(TestPreforkPool):
     """As on systems without SEQPACKET sockets and memory files: one run a child, and nothing to read back."""
 
+    unheard = 100  # what a child is sending when it is killed is gone
+
     @pytest.fixture(autouse=True)
     def _poor_system(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ends, "KIND", socket.SOCK_STREAM)
-        monkeypatch.setattr(slate, "open_slate", lambda: None)
+        monkeypatch.setattr(slot, "open_journal", lambda: None)
 
 
 @pytest.mark.parametrize(("module", "pool"), [("prefork", "PreforkPool"), ("threads", "ThreadsPool")])

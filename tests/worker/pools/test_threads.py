@@ -49,6 +49,22 @@ class TestThreadsPool(PoolContract):
         assert heard.states(later) == ["SUCCESS"]
 
     @on_loop
+    async def test_a_limit_that_it_cannot_keep_is_said_once(
+        self, make: Make, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        pool, heard = make(2), Heard()
+        await pool.start(heard)
+        runs = [task("sleep 0.01", hard=0.001), task("sleep 0.01", soft=0.001), task("noop")]
+
+        for run in runs:
+            pool.submit(run)
+        await heard.ends(*runs)
+        await pool.stop(5)
+
+        assert heard.states(*runs) == ["SUCCESS"] * 3
+        assert sum("keeps no time limits" in record.message for record in caplog.records) == 1
+
+    @on_loop
     async def test_nothing_can_be_terminated(self, make: Make) -> None:
         pool, heard, run = make(2), Heard(), task("sleep 0.05")
         await pool.start(heard)

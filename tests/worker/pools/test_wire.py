@@ -1,4 +1,4 @@
-"""The datagrams between parent and child, and the slate: what goes in comes out."""
+"""The datagrams between parent and child: what goes in comes out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from amqptasks.amqp import Delivery, Parcel
 from amqptasks.worker.outcome import Cause, Outcome, Run, Verdict
-from amqptasks.worker.pools import slate, wire
+from amqptasks.worker.pools import wire
 
 names = st.text(max_size=60).map(lambda text: text[:60])
 numbers = st.integers(0, 2**64 - 1)
-seconds = st.none() | st.floats(0, 1e9)
+times = st.floats(0, 1e9)
+seconds = st.none() | times
 parcels = st.lists(
     st.builds(
         Parcel,
@@ -59,26 +60,35 @@ def test_a_run_comes_out_as_it_went_in(run: Run) -> None:
     assert wire.run_key(data) == run.key
 
 
-@given(numbers, outcomes, numbers, parcels)
-def test_an_end_and_a_start_may_share_a_datagram(
-    ended: int, outcome: Outcome, begun: int, publish: tuple
+@given(numbers, outcomes, times)
+def test_an_end_comes_out_as_it_went_in(key: int, outcome: Outcome, at: float) -> None:
+    data = wire.encode_finished(key, outcome, at)
+
+    assert wire.decode_report(data) == (wire.FINISHED, (key, outcome, at), None)
+
+
+@given(numbers, outcomes, times)
+def test_a_child_may_retire_with_its_last_outcome(key: int, outcome: Outcome, at: float) -> None:
+    data = wire.encode_finished(key, outcome, at, wire.RETIRING)
+
+    assert wire.decode_report(data) == (wire.FINISHED | wire.RETIRING, (key, outcome, at), None)
+
+
+@given(numbers, parcels, times)
+def test_a_start_comes_out_as_it_went_in(key: int, publish: tuple, at: float) -> None:
+    data = wire.encode_started(key, publish, at)
+
+    assert wire.decode_report(data) == (wire.STARTED, None, (key, publish, at))
+
+
+@given(numbers, outcomes, parcels, times)
+def test_no_report_looks_like_a_bell_or_like_pieces(
+    key: int, outcome: Outcome, publish: tuple, at: float
 ) -> None:
-    data = wire.encode_finished(ended, outcome) + wire.encode_started(begun, publish)
+    reports = [wire.encode_finished(key, outcome, at), wire.encode_started(key, publish, at)]
 
-    assert wire.decode_report(data) == (wire.FINISHED, (ended, outcome), (begun, publish))
-    assert wire.finished_key(data) == ended
-
-
-@given(numbers, outcomes)
-def test_a_child_may_retire_with_its_last_outcome(key: int, outcome: Outcome) -> None:
-    data = wire.encode_finished(key, outcome, wire.RETIRING)
-
-    assert wire.decode_report(data) == (wire.FINISHED | wire.RETIRING, (key, outcome), None)
-
-
-@given(numbers, parcels)
-def test_a_start_may_come_alone(key: int, publish: tuple) -> None:
-    assert wire.decode_report(wire.encode_started(key, publish)) == (wire.STARTED, None, (key, publish))
+    assert wire.BELL not in reports
+    assert not any(report[0] & wire.PIECES for report in (*reports, wire.BELL))
 
 
 @pytest.mark.parametrize("size", [0, 100, wire.LIMIT - 1000, wire.LIMIT, wire.LIMIT + 1, 5 * wire.LIMIT])
@@ -108,26 +118,3 @@ def test_a_run_is_large_when_it_needs_pieces() -> None:
 
     assert all(wire.is_large(run(size)) for size in sizes if len(wire.encode_run(run(size))) > wire.LIMIT)
     assert not wire.is_large(run(wire.LIMIT - 6000))
-
-
-@pytest.mark.skipif(slate.open_slate() is None, reason="this system has no memory files")
-class TestSlate:
-    def test_the_parent_reads_what_was_noted_last(self) -> None:
-        descriptor = slate.open_slate()
-        assert descriptor is not None
-        child = slate.Slate(os.dup(descriptor))
-
-        before = slate.read(descriptor)
-        noted = [child.note(b"first and longer"), child.note(b"second")]
-
-        assert (before, noted, slate.read(descriptor)) == (b"", [True, True], b"second")
-        os.close(descriptor)
-
-    def test_what_is_too_long_is_refused(self) -> None:
-        descriptor = slate.open_slate()
-        assert descriptor is not None
-        child = slate.Slate(os.dup(descriptor))
-
-        assert not child.note(bytes(slate.SIZE))
-        assert child.note(bytes(slate.SIZE - 8))
-        os.close(descriptor)
