@@ -66,19 +66,26 @@ def _dumps_slowly(value: Any) -> bytes:
         ) from error
 
 
+_PLAIN = frozenset({str, int, bool, type(None)})
+
+
 def _misread(value: Any) -> bool:
     """Whether `value` holds something that orjson writes in its own way."""
-    kind = type(value)
-    if kind is float:
-        return not math.isfinite(value)
-    if kind is str or kind is int or value is None:
-        return False
-    if isinstance(value, dict):
-        return any(map(_misread, value.values()))
-    if isinstance(value, list | tuple):
-        return any(map(_misread, value))
-    # What `__json__` returns may hold anything.
-    return isinstance(value, uuid.UUID | float) or hasattr(value, "__json__")
+    rest = [value]
+    while rest:
+        one = rest.pop()
+        kind = type(one)
+        if kind is dict or isinstance(one, dict):
+            rest += [inner for inner in one.values() if type(inner) not in _PLAIN]
+        elif isinstance(one, list | tuple):
+            rest += [inner for inner in one if type(inner) not in _PLAIN]
+        elif kind is float:
+            if not math.isfinite(one):
+                return True
+        # What `__json__` returns may hold anything.
+        elif kind not in _PLAIN and (isinstance(one, uuid.UUID | float) or hasattr(one, "__json__")):
+            return True
+    return False
 
 
 # --- kombu's types ---------------------------------------------------------------------------------------

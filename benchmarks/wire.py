@@ -17,7 +17,7 @@ import pika.frame
 from pika import spec
 from pika.amqp_object import Method
 
-REPLIES = "bench.replies"
+REPLIES = "amqptasks.reply.bench"
 CHUNK = 64
 _head = struct.Struct(">BHI").unpack_from
 _deliver = struct.pack(">HH", 60, 60)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,6 +15,12 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from broker import CURE, PrivateNode, install, sweep  # noqa: E402  the path comes first
 
 from integration.support import CeleryWorker, Proxy, WorkerProcess  # noqa: E402
+
+# How long an example takes says how busy the machine is, and nothing of the product.
+hypothesis.settings.register_profile(
+    "shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("shared machine")
 
 P = TypeVar("P", WorkerProcess, CeleryWorker)
 _numbers = itertools.count(1)

@@ -4,11 +4,18 @@ import os
 import uuid
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from amqptasks import App
 from amqptasks.waiting import home
 from tests.working import Work
+
+# How long an example takes says how busy the machine is, and nothing of the product.
+hypothesis.settings.register_profile(
+    "shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("shared machine")
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +35,8 @@ def app() -> Iterator[App]:
 
 
 @pytest.fixture
-def work(app: App) -> Work:
+def work(app: App) -> Iterator[Work]:
     """Run the next messages of `app` as a worker's child would, until nothing is left or `count` were run."""
-    return Work(app)
+    made = Work(app)
+    yield made
+    made.close()

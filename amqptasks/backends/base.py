@@ -8,10 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from amqptasks import states
 from amqptasks.amqp import Envelope
+from amqptasks.errors import ImproperlyConfigured
+from amqptasks.masking import mask_url
 from amqptasks.values import quick
 
 Publish = Callable[[Envelope], None]
@@ -45,6 +47,8 @@ class Backend(ABC):
     """Where states go and come from. All methods are thread-safe; those that wait say how long."""
 
     url: str
+    stores: bool = False
+    """Whether `store` writes to another server, and may wait for it."""
 
     def reply_to(self) -> str | None:
         """The queue that results of calls made here are sent to; None when the backend stores instead of
@@ -80,6 +84,24 @@ class Backend(ABC):
     @abstractmethod
     def forget(self, task_id: str) -> None:
         """Drop what is kept for this id."""
+
+    def save_group(self, group_id: str, members: Any) -> None:
+        """Keep what `GroupResult.as_tuple` said. Raises ImproperlyConfigured where nothing is stored."""
+        self._keeps_no_groups(group_id)
+
+    def restore_group(self, group_id: str) -> Any:
+        """Return what `save_group` kept, as it comes out of JSON; None when nothing is known."""
+        self._keeps_no_groups(group_id)
+
+    def forget_group(self, group_id: str) -> None:
+        """Drop what `save_group` kept."""
+        self._keeps_no_groups(group_id)
+
+    def _keeps_no_groups(self, group_id: str) -> NoReturn:
+        raise ImproperlyConfigured(
+            f"group {group_id} can be neither saved nor restored: the result backend {mask_url(self.url)} keeps no "
+            "groups; use a store (db+..., redis://), or pass `as_tuple()` on to `result_from_tuple`"
+        )
 
     def cleanup(self) -> None:
         """Remove expired states. Brokers do it by themselves, so there is nothing to do by default."""

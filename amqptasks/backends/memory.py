@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from amqptasks import states
 from amqptasks.backends.base import Backend, Meta, Publish
@@ -24,6 +25,7 @@ class _Store:
         self.lock = threading.RLock()
         self.watchers: Watchers[Meta] = Watchers(self.lock)
         self.states: OrderedDict[str, tuple[float, Meta]] = OrderedDict()
+        self.groups: dict[str, Any] = {}
 
 
 _stores: dict[str, _Store] = {}
@@ -94,7 +96,17 @@ class MemoryBackend(Backend):
         with self._store.lock:
             self._store.states.pop(task_id, None)
 
+    def save_group(self, group_id: str, members: Any) -> None:
+        self._store.groups[group_id] = members
+
+    def restore_group(self, group_id: str) -> Any:
+        return self._store.groups.get(group_id)
+
+    def forget_group(self, group_id: str) -> None:
+        self._store.groups.pop(group_id, None)
+
     def clear(self) -> None:
         """Forget everything that is stored under this name."""
         with self._store.lock:
+            self._store.groups.clear()
             self._store.states.clear()

@@ -26,14 +26,14 @@ from amqptasks.amqp import Delivery, Queue
 from amqptasks.backends.base import Backend, Meta, Publish
 from amqptasks.backends.recent import Answer, Recent
 from amqptasks.backends.watching import Watcher, Watchers
-from amqptasks.backends.wire import ResultFormat, read_body, result_envelope
+from amqptasks.backends.wire import BUNDLE, REPLIES, ResultFormat, read_body, result_envelope, unbundled
 from amqptasks.errors import MessageError, ResultElsewhere, ResultLost, TimeoutError, TransportError
+from amqptasks.ids import process
 from amqptasks.transport import codec
 from amqptasks.transport.blocking import BlockingConnection, Subscription
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "amqptasks.reply."
 BLIP = 1.0
 """Seconds: no broker restarts within it."""
 CLOSING = 5.0
@@ -80,7 +80,7 @@ class RpcBackend(Backend):
 
     def reply_to(self) -> str:
         """Return the reply queue's name; the first call of a process declares and consumes it (blocks)."""
-        if self._queue is None or self._pid != os.getpid():
+        if self._queue is None or self._pid != process():
             return self._open()
         return self._queue
 
@@ -91,7 +91,7 @@ class RpcBackend(Backend):
             self._reset()
         with self._opening:
             if self._queue is None:
-                name = f"{PREFIX}{uuid.uuid4()}"
+                name = f"{REPLIES}{uuid.uuid4()}"
                 self._subscription = self._connection().consume(
                     self._entity(name),
                     self._receive,
@@ -117,8 +117,15 @@ class RpcBackend(Backend):
     def _receive(self, delivery: Delivery) -> None:
         if self._subscription is not None:
             self._subscription.ack(delivery)
+        self._take(delivery)
+
+    def _take(self, delivery: Delivery) -> None:
         try:
             envelope = codec.unpack(delivery)
+            if envelope.properties.content_type == BUNDLE:
+                for result in unbundled(delivery):
+                    self._take(result)
+                return
         except MessageError as error:
             logger.warning("a message on %s is no result: %s", delivery.queue, error)
             return

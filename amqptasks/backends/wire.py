@@ -1,4 +1,4 @@
-"""`Meta` to and from the message that carries it. Pure.
+"""`Meta` to and from the message that carries it, and several such messages as one. Pure.
 
 Reading has two steps: `read_body` needs bytes alone and may run in an I/O thread; `from_body` rebuilds
 exceptions, whose constructors are the user's code.
@@ -6,13 +6,26 @@ exceptions, whose constructors are the user's code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from amqptasks import protocol, states
-from amqptasks.amqp import Envelope
+from amqptasks.amqp import PERSISTENT, TRANSIENT, Address, Delivery, Envelope, Parcel, Properties
 from amqptasks.backends.base import Meta
+from amqptasks.errors import InvalidMessage
+from amqptasks.transport import codec
+
+REPLIES = "amqptasks.reply."
+"""What the names of our clients' reply queues begin with: who consumes one can read bundles."""
+
+BUNDLE = "application/x-amqptasks-results"
+"""Content type of several results in one message."""
+
+_RECORD = struct.Struct(">II")
+RECORD = _RECORD.size
+"""Bytes that a result takes in a bundle besides its own."""
 
 _OWN = frozenset(
     {"task_id", "status", "result", "traceback", "children", "date_done", "group_id", "parent_id"}
@@ -80,3 +93,26 @@ def from_body(body: Mapping[str, Any]) -> Meta:
         parent_id=body.get("parent_id"),
         extended={key: value for key, value in body.items() if key not in _OWN},
     )
+
+
+def bundled(queue: str, results: Sequence[Parcel], *, persistent: bool) -> Parcel:
+    """Return one message that carries `results`, in order, to a reply queue of ours."""
+    parts: list[bytes] = []
+    for result in results:
+        parts += (_RECORD.pack(len(result.header), len(result.body)), result.header, result.body)
+    properties = Properties(content_type=BUNDLE, delivery_mode=PERSISTENT if persistent else TRANSIENT)
+    return codec.pack(Envelope(Address("", queue), b"".join(parts), properties, "drop"))
+
+
+def unbundled(delivery: Delivery) -> Iterator[Delivery]:
+    """Yield the results in a bundle, each as if it had come alone. Raises InvalidMessage."""
+    body, at = delivery.body, 0
+    while at < len(body):
+        if len(body) - at < _RECORD.size:
+            raise InvalidMessage("a bundle of results ends too early")
+        header, size = _RECORD.unpack_from(body, at)
+        start = at + _RECORD.size
+        middle, at = start + header, start + header + size
+        if at > len(body):
+            raise InvalidMessage("a bundle of results ends too early")
+        yield replace(delivery, header=body[start:middle], body=body[middle:at])

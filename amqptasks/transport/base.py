@@ -87,6 +87,9 @@ class Link(Protocol):
         A channel error is the offender's alone: its neighbours are published again on a new channel.
         """
 
+    def flush(self) -> None:
+        """Write what is posted now, rather than at the end of the loop turn: for who has posted all there is."""
+
     async def declare(self, *entities: Entity, passive: bool = False) -> list[QueueInfo]:
         """Declare in order on a disposable channel; return an info for each queue among `entities`.
 

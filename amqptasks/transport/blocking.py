@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from amqptasks.amqp import Arguments, Delivery, Entity, Envelope, Parcel, Queue, QueueInfo
 from amqptasks.errors import AmqptasksError, TransportError
+from amqptasks.ids import process
 from amqptasks.transport.base import Connect, Link, OnDelivery, ServerInfo
 from amqptasks.transport.codec import pack
 from amqptasks.transport.io_thread import IoThread
@@ -54,7 +55,7 @@ class Subscription:
     def close(self, timeout: float = 5.0) -> None:
         """Consume no more. Waits at most `timeout` seconds; does nothing in a forked child."""
         io = self._io
-        if io.ended or io.pid != os.getpid():
+        if io.ended or io.pid != process():
             return
         try:
             io.run(io.subscriber.remove(self._wanted), timeout)
@@ -170,6 +171,14 @@ class BlockingConnection:
     def get(self, queue: str) -> Delivery | None:
         """Take one message, without ack; None when the queue is empty. For tools."""
         return self._call(lambda link: link.get(queue))
+
+    def perform(self, function: Callable[[Link], Awaitable[T]], timeout: float | None = None) -> T:
+        """Run `function` on the I/O thread's loop, with the link, and return what it returns.
+
+        For what takes several steps on one channel. Raises what it raises, or BrokerUnavailable.
+        """
+        self._refuse_io_thread()
+        return self._open().call(function, self.timeout if timeout is None else timeout)
 
     def consume(
         self,

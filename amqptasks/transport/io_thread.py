@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from amqptasks.amqp import Envelope, Parcel
 from amqptasks.errors import AmqptasksError, BrokerUnavailable, ConnectionLost, PublishTimeout, TransportError
+from amqptasks.ids import process
 from amqptasks.transport.base import Connect, Link
 from amqptasks.transport.keeping import RetryPolicy
 from amqptasks.transport.publisher import Publisher
@@ -129,7 +130,7 @@ class IoThread:
 
     def stop(self, timeout: float) -> None:
         """Wait at most `timeout` seconds for what is unconfirmed, close the links and end the thread."""
-        if self.pid != os.getpid() or not self._thread.is_alive():
+        if self.pid != process() or not self._thread.is_alive():
             return
         try:
             self._loop.call_soon_threadsafe(self._begin_end, timeout)
@@ -169,6 +170,7 @@ class IoThread:
                     post(parcel, _Answer(room, ticket, message, size), deadline)
                 else:
                     _Answer(room, ticket, message, 0)(parcel)
+        self.publisher.flush()  # one turn of the loop sooner
 
     def _refuse_batches(self) -> None:
         while self._batches:

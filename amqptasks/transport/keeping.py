@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from amqptasks.backoff import reconnecting
 from amqptasks.errors import (
     AccessRefused,
+    BrokerBlocked,
     BrokerUnavailable,
     ConnectionLost,
+    PublishTimeout,
     TLSFailed,
     TransportError,
     VhostNotFound,
@@ -26,6 +28,12 @@ PERMANENT = (AccessRefused, VhostNotFound, TLSFailed)
 
 STEADY = 1.0
 """Seconds after which a link counts as good; one that is lost sooner is not replaced without a pause."""
+
+
+def outage(error: BaseException) -> bool:
+    """Whether it is only a matter of time until the broker takes what it has not taken now."""
+    down = isinstance(error, BrokerUnavailable | ConnectionLost | BrokerBlocked | PublishTimeout)
+    return down and not isinstance(error, PERMANENT)
 
 
 @dataclass(frozen=True, slots=True)

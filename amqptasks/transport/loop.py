@@ -125,6 +125,9 @@ class LoopLink:
     def post(self, parcel: Parcel, done: Done) -> None:
         self._confirms.post(parcel, done)
 
+    def flush(self) -> None:
+        self._stream.flush()
+
     # --- topology ----------------------------------------------------------------------------------------
 
     async def declare(self, *entities: Entity, passive: bool = False) -> list[QueueInfo]:

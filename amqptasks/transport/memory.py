@@ -94,6 +94,9 @@ class MemoryLink:
                 return
             self._apply(parcel, done)
 
+    def flush(self) -> None:
+        """Nothing is gathered here."""
+
     def _apply(self, parcel: Parcel, done: Done) -> None:
         error = self.broker.publish(parcel)
         if self.broker.withholding:

@@ -150,6 +150,11 @@ class Publisher:
         else:
             self._hold(pending)
 
+    def flush(self) -> None:
+        """Write what is posted now: for who knows that nothing more comes in this turn of the loop."""
+        if self._link is not None:
+            self._link.flush()
+
     def _sweep_by(self, deadline: float) -> None:
         if self._sweep is not None:
             self._sweep.cancel()

@@ -44,10 +44,19 @@ def encode_table(table: Mapping[str, Any]) -> bytes:
     """Return the table with its length. Raises EncodeError for a value of a type that AMQP has not."""
     parts: list[bytes] = [b""]
     known, encoders = _keys, _ENCODERS
+    add, pack_long = parts.append, _long.pack
     for name, value in table.items():
-        parts.append(known.get(name) or _key(name))
-        encoder = encoders.get(type(value))
-        parts.append(encoder(value) if encoder is not None else _encode_other(name, value))
+        add(known.get(name) or _key(name))
+        kind = type(value)
+        if value is None:  # most headers of a task are void or text
+            add(b"V")
+        elif kind is str:
+            raw = value.encode("utf-8", "surrogatepass")
+            add(pack_long(b"S", len(raw)))
+            add(raw)
+        else:
+            encoder = encoders.get(kind)
+            add(encoder(value) if encoder is not None else _encode_other(name, value))
     rest = b"".join(parts)
     return _u32.pack(len(rest)) + rest
 

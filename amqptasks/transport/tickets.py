@@ -6,13 +6,13 @@ any number of messages, woken once.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
 
 from amqptasks.amqp import Envelope, Parcel
 from amqptasks.errors import AmqptasksError, BrokerBlocked, ConnectionLost, PublishError, PublishTimeout
+from amqptasks.ids import process
 
 GRACE = 2.0
 """Seconds past a message's deadline after which even a silent I/O thread keeps nobody waiting."""
@@ -30,7 +30,7 @@ class Ticket:
         self.failures: list[tuple[Envelope | Parcel, AmqptasksError]] = []
         """Each message that is not in a queue, with the reason; complete once `done`."""
         self._left = count
-        self._owner = os.getpid()
+        self._owner = process()
         self._latch = threading.Lock()
         if count:
             self._latch.acquire()
@@ -64,7 +64,7 @@ class Ticket:
             raise self._failure()
 
     def _await(self, timeout: float | None) -> None:
-        if self._owner != os.getpid():
+        if self._owner != process():
             raise ConnectionLost(
                 "these messages were published by the parent process, before the fork; "
                 "only the parent learns their fate"

@@ -51,19 +51,22 @@ class Lane:
 
     def took(self) -> None:
         self.held += 1
-        if self.held >= self.prefetch.value:
+        if self.held + self.settler.gathered >= self.prefetch.value:
             self.was_full = True
 
     def released(self) -> None:
         self.held -= 1
 
-    async def adapt(self, interval: float, longest_running: float) -> int | None:
-        """Look at the last `interval` seconds; consume anew with another prefetch if that pays. Returns it then."""
+    async def adapt(self, interval: float, longest_running: float, early: int) -> int | None:
+        """Look at the last `interval` seconds; consume anew with another prefetch if that pays. Returns it then.
+
+        `early` deliveries are held until they are due.
+        """
         finished, self.finished = self.finished, 0
         full, self.was_full = self.was_full, self.prefetch.value > 0 and self.held >= self.prefetch.value
         before = self.prefetch.value
         value = self.prefetch.observe(
-            finished=finished, interval=interval, full=full, longest_running=longest_running
+            finished=finished, interval=interval, full=full, longest_running=longest_running, early=early
         )
         if value == before or self.consumer is None or self.renewing:
             return None

@@ -1,8 +1,8 @@
-"""Settling deliveries: acks gathered per loop turn, `multiple` for the contiguous prefix, single acks for the rest.
+"""Settling deliveries: acks gathered for a moment, `multiple` for the contiguous prefix, single acks for the rest.
 
 Knows tags and one transport consumer; knows nothing of tasks, pools or results. Prefix acks alone would let short
-tasks wait behind one long one (their prefetch slots stay taken); single acks alone cost a frame each. Used from the
-loop's thread only.
+tasks wait behind one long one (their prefetch slots stay taken); single acks alone cost a frame each, and RabbitMQ a
+quorum queue's log entry. Used from the loop's thread only.
 """
 
 from __future__ import annotations
@@ -10,6 +10,15 @@ from __future__ import annotations
 import asyncio
 
 from amqptasks.transport.base import Consumer
+
+PATIENCE = 0.001
+"""Seconds that acks are gathered where the prefetch leaves room for it; else they go at the end of the loop turn."""
+PART = 4
+"""The part of the prefetch, one in so many, at which they go at once: the broker must not run out of credit."""
+MOST = 64
+"""Acks that are gathered at most."""
+ROOMY = 32
+"""The prefetch from which gathering costs nobody a message."""
 
 
 class Settler:
@@ -20,15 +29,24 @@ class Settler:
         self._loop = loop
         self._prefix = 0  # every tag up to here is settled
         self._beyond: set[int] = set()  # settled tags above the prefix
-        self._fresh: list[int] = []  # to be acknowledged at the end of this loop turn
+        self._fresh: list[int] = []  # to be acknowledged soon
         self._scheduled = False
 
     def ack(self, tag: int) -> None:
-        """Acknowledge at the end of this loop turn."""
-        self._fresh.append(tag)
+        """Acknowledge soon: at the latest after `PATIENCE` seconds."""
+        fresh = self._fresh
+        fresh.append(tag)
+        prefetch = self._consumer.prefetch
+        if prefetch < ROOMY:
+            if not self._scheduled:
+                self._scheduled = True
+                self._loop.call_soon(self._flush_in_time)
+            return
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self.flush)
+            self._loop.call_later(PATIENCE, self._flush_in_time)
+        if len(fresh) >= MOST or len(fresh) * PART >= prefetch:
+            self.flush()
 
     def reject(self, tag: int) -> None:
         """`basic.reject` without requeue, now: the queue's dead-letter exchange takes the message."""
@@ -43,9 +61,17 @@ class Settler:
             self._consumer.nack(tag)
         self._beyond.add(tag)
 
+    @property
+    def gathered(self) -> int:
+        """Deliveries that are settled here and not yet on the broker."""
+        return len(self._fresh)
+
+    def _flush_in_time(self) -> None:
+        self._scheduled = False
+        self.flush()
+
     def flush(self) -> None:
         """Send what is gathered."""
-        self._scheduled = False
         fresh, self._fresh = self._fresh, []
         if not fresh:
             return

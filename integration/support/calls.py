@@ -67,18 +67,19 @@ def count(url: str, queue: str) -> int:
 
 
 def take(url: str, queue: str, number: int | None = None) -> list[Delivery]:
-    """Consume `number` messages of a queue, or all that lie in it."""
+    """Consume `number` messages of a queue, or all that lie in it now; what comes meanwhile stays there."""
 
     async def scenario() -> list[Delivery]:
         async with linked(url) as link:
             (info,) = await link.declare(Queue(queue), passive=True)
             wanted = info.messages if number is None else number
             inbox = Inbox()
-            await link.consume(
-                queue, inbox.deliveries.append, inbox.cancelled.append, prefetch=0, no_ack=True
-            )
+            consumer = await link.consume(queue, inbox.deliveries.append, inbox.cancelled.append, prefetch=0)
             await until(lambda: len(inbox.deliveries) >= wanted, f"{wanted} messages in {queue}", 20)
-            return inbox.deliveries
+            taken = inbox.deliveries[:wanted]
+            if taken:
+                consumer.ack(taken[-1].tag, multiple=True)
+            return taken
 
     return asyncio.run(scenario())
 

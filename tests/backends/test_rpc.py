@@ -18,8 +18,9 @@ from amqptasks.backends import rpc
 from amqptasks.backends.base import Backend, Meta
 from amqptasks.backends.recent import Recent
 from amqptasks.backends.rpc import RpcBackend
-from amqptasks.backends.wire import ResultFormat, result_envelope
+from amqptasks.backends.wire import ResultFormat, bundled, result_envelope
 from amqptasks.errors import ContentDisallowed, NotFound, ResultElsewhere, ResultLost
+from amqptasks.transport import codec
 from amqptasks.transport.blocking import BlockingConnection
 from amqptasks.transport.opening import opener
 from amqptasks.transport.url import parse
@@ -57,6 +58,26 @@ class TestRpcBackend(BackendContract):
     def store(self, backend: Backend, call: tuple[str, str | None], status: str, result: Any = None) -> None:
         meta = Meta(task_id=call[0], status=status, result=result, reply_to=call[1], correlation_id=call[0])
         backend.store(meta, lambda envelope: self.connection.publish([envelope]))
+
+
+def test_results_that_came_in_one_message_are_as_many(
+    connection: BlockingConnection, backend: RpcBackend
+) -> None:
+    held = {id: backend.expect(id) for id in ("a", "b", "c")}
+    to = backend.reply_to()
+    metas = [Meta(task_id=id, status="SUCCESS", result=id * 2, reply_to=to, correlation_id=id) for id in held]
+    parcels = [codec.pack(result_envelope(meta, to, FORMAT)) for meta in metas]
+    bundle = bundled(to, parcels, persistent=False)
+
+    connection.publish(
+        [Envelope(Address("", to), bundle.body, codec.decode_header(bundle.header), bundle.fate)]
+    )
+
+    assert {meta.task_id: meta.result for meta in backend.watch(list(held), 5)} == {
+        "a": "aa",
+        "b": "bb",
+        "c": "cc",
+    }
 
 
 # --- the reply queue -----------------------------------------------------------------------------------------

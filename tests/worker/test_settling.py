@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amqptasks.worker import settling
 from amqptasks.worker.settling import Settler
 
 
@@ -66,6 +67,34 @@ def test_one_loop_turn_of_contiguous_tags_costs_one_ack(loop):
     settle(loop, settler, range(1, 101))
 
     assert channel.acks == [(100, True)]
+
+
+def test_with_room_to_spare_acks_wait_until_they_are_a_part_of_it(loop, monkeypatch):
+    monkeypatch.setattr(settling, "PATIENCE", 3600)
+    channel = Channel(400)
+    channel.prefetch = 128
+    settler = Settler(channel, loop)
+
+    settle(loop, settler, range(1, 31))
+    gathered = list(channel.acks), settler.gathered
+    settle(loop, settler, range(31, 41))
+
+    assert gathered == ([], 30)
+    assert (channel.acks, settler.gathered) == ([(32, True)], 8)
+
+
+def test_with_room_to_spare_acks_do_not_wait_for_long(loop):
+    channel = Channel(400)
+    channel.prefetch = 128
+    settler = Settler(channel, loop)
+
+    settle(loop, settler, [1, 2, 3])
+    deadline = loop.time() + 10
+    while not channel.acks:
+        assert loop.time() < deadline
+        turn(loop)
+
+    assert channel.acks == [(3, True)]
 
 
 def test_a_tag_behind_a_long_task_is_acknowledged_at_once(loop):

@@ -1,0 +1,172 @@
+"""What the stores share: a state as a record of bytes, patience with a store that is down, saved groups.
+
+A record is Celery's: the body alone where it is plain JSON; else a line that says its type comes before it. Knows
+neither databases nor Redis.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from amqptasks import states
+from amqptasks.amqp import Address, Envelope, Properties
+from amqptasks.backends.base import Backend, Meta, Publish
+from amqptasks.backends.wire import ResultFormat, from_body, read_body, result_envelope
+from amqptasks.compression import compress, inflate
+from amqptasks.errors import InvalidMessage, StoreUnavailable, TimeoutError, TooLarge
+from amqptasks.masking import mask_url
+from amqptasks.serialization import dumps, loads
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+TYPED = b"\x01"
+"""The first byte of a record that begins with a line about its type; no serializer's text begins with it."""
+JSON = "application/json"
+FIRST, LONGEST = 0.05, 1.0
+"""Seconds between attempts, the first and the longest; the very first comes at once, for a connection gone stale."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOptions:
+    """What the settings say about every store."""
+
+    format: ResultFormat
+    compression: str | None = None
+    patience: float = 30.0
+    """Seconds that a store which is down is tried again."""
+    interval: float = 0.5
+    """Seconds between two looks at a store that cannot wake who waits."""
+    largest: int = 16 << 20
+    """Bytes of the largest record."""
+
+
+class StoredBackend(Backend):
+    """A backend whose states any process can read. Thread-safe and fork-safe, as its implementations are."""
+
+    stores = True
+    outages: tuple[type[Exception], ...] = ()
+    """What the driver raises when the store cannot be reached now."""
+
+    def __init__(self, url: str, options: StoreOptions) -> None:
+        self.url = url
+        self.options = options
+
+    # --- what an implementation says ----------------------------------------------------------------------
+
+    @abstractmethod
+    def _write(self, task_id: str, record: bytes, final: bool) -> None:
+        """Keep a record; one that is not final must not replace one that is."""
+
+    @abstractmethod
+    def _read(self, task_id: str) -> bytes | None: ...
+
+    @abstractmethod
+    def _write_group(self, group_id: str, record: bytes) -> None: ...
+
+    @abstractmethod
+    def _read_group(self, group_id: str) -> bytes | None: ...
+
+    @abstractmethod
+    def _delete(self, task_id: str) -> None: ...
+
+    @abstractmethod
+    def _delete_group(self, group_id: str) -> None: ...
+
+    # --- the contract -------------------------------------------------------------------------------------
+
+    def store(self, meta: Meta, publish: Publish) -> None:
+        """Write the state; returns once the store has confirmed it. Raises EncodeError, TooLarge, StoreUnavailable."""
+        record = self._packed(result_envelope(meta, "", self.options.format))
+        if len(record) > self.options.largest:
+            raise TooLarge(
+                f"the result of {meta.task_id} has {len(record)} bytes, over the limit of {self.options.largest} "
+                "(`broker_max_message_size`); keep the data elsewhere and return a reference"
+            )
+        self.patiently(lambda: self._write(meta.task_id, record, meta.ready))
+
+    def fetch(self, task_id: str) -> Meta | None:
+        record = self.patiently(lambda: self._read(task_id))
+        return None if record is None else self.unpacked(task_id, record)
+
+    def forget(self, task_id: str) -> None:
+        self.patiently(lambda: self._delete(task_id))
+
+    def save_group(self, group_id: str, members: Any) -> None:
+        encoded = dumps({"result": members, "task_id": group_id}, "json")
+        self.patiently(lambda: self._write_group(group_id, encoded.body))
+
+    def restore_group(self, group_id: str) -> Any:
+        record = self.patiently(lambda: self._read_group(group_id))
+        if record is None:
+            return None
+        accept = self.options.format.accept | {JSON}
+        return loads(record, JSON, accept=accept, limit=self.options.format.inflate_limit)["result"]
+
+    def forget_group(self, group_id: str) -> None:
+        self.patiently(lambda: self._delete_group(group_id))
+
+    # --- parts --------------------------------------------------------------------------------------------
+
+    def patiently(self, action: Callable[[], T], until: float | None = None) -> T:
+        """Return what `action` does, tried again while the store is down. Blocks; raises StoreUnavailable.
+
+        `until` (monotonic) ends it sooner; past it, the error is a TimeoutError.
+        """
+        began, pause = time.monotonic(), 0.0
+        while True:
+            try:
+                return action()
+            except self.outages as error:
+                now = time.monotonic()
+                if until is not None and now + pause >= until:
+                    raise TimeoutError(f"{self._down(error)}; the task may still finish") from error
+                if now + pause - began >= self.options.patience:
+                    raise StoreUnavailable(
+                        f"{self._down(error)}, tried for {now - began:.1f} s (`result_store_timeout`); see that it "
+                        "runs and that this machine reaches it"
+                    ) from error
+                logger.info("%s; trying again", self._down(error))
+            time.sleep(pause)
+            pause = min(LONGEST, max(FIRST, pause * 2))
+
+    def _down(self, error: Exception) -> str:
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        return f"the result store {mask_url(self.url)} does not answer: {reason or type(error).__name__}"
+
+    def _late(self, left: Mapping[str, bytes | None], timeout: float | None) -> str:
+        """What a wait says that came to its end; `left` holds the newest record of each id it still waits for."""
+        first = min(left)
+        record, others = left[first], f" and {len(left) - 1} more" if len(left) > 1 else ""
+        state = self.unpacked(first, record).status if record else states.PENDING
+        return (
+            f"no result of {first}{others} within {timeout:g} s; its last known state is {state}; the task may "
+            "still finish"
+        )
+
+    def _packed(self, envelope: Envelope) -> bytes:
+        kind, compression = envelope.properties.content_type or JSON, self.options.compression
+        if kind == JSON and not compression:
+            return envelope.body
+        packing, body = compress(envelope.body, compression) if compression else ("", envelope.body)
+        encoding = envelope.properties.content_encoding or ""
+        return TYPED + f"{kind} {encoding} {packing}\n".encode() + body
+
+    def unpacked(self, task_id: str, record: bytes) -> Meta:
+        """Return the state in a record. Raises MessageError."""
+        kind, encoding, body = JSON, "utf-8", record
+        if record[:1] == TYPED:
+            head, _, body = record[1:].partition(b"\n")
+            try:
+                kind, encoding, packing = head.decode().split(" ")
+            except ValueError:
+                raise InvalidMessage(f"the stored result of {task_id} cannot be read: its head is broken") from None
+            if packing:
+                body = inflate(body, packing, self.options.format.inflate_limit)
+        properties = Properties(content_type=kind, content_encoding=encoding, correlation_id=task_id)
+        return from_body(read_body(Envelope(Address("", ""), body, properties), self.options.format))
