@@ -89,9 +89,9 @@ class Properties:
     app_id: str | None = None
 
 
-Fate = Literal["raise", "drop", "dead"]
-"""What becomes of an unroutable message: tell the caller, forget it (a result whose client is gone), or put it
-into the dead-letter queue."""
+Fate = Literal["raise", "drop", "dead", "count"]
+"""What becomes of an unroutable message: tell the caller, forget it (a result whose client is gone), put it into the
+dead-letter queue, or publish it again until there is a queue (a count of a chord, which others may stand for)."""
 
 
 @quick

@@ -15,14 +15,16 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, cast, overload
 
-from amqptasks import builtin, naming, signals
+from amqptasks import builtin, dotted, naming, registry, signals
 from amqptasks import result as results
+from amqptasks.annotating import Annotations
 from amqptasks.client import Client
 from amqptasks.config import Config
 from amqptasks.decorating import BoundDecorator, Decorator
-from amqptasks.registry import AnyTask, Registrar, TaskRegistry, copy_for, make_task, shared
+from amqptasks.registry import AnyTask, Registrar, TaskRegistry, make_task, shared
 from amqptasks.signatures import Signature, signature
-from amqptasks.task import CoroutineTask, Task
+from amqptasks.task import CoroutineTask
+from amqptasks.task import Task as BaseTask
 from amqptasks.waiting import home, running
 
 P = ParamSpec("P")
@@ -47,8 +49,8 @@ class App(Client):
     connection early.
     """
 
-    task_cls: type[AnyTask] = Task
-    """The class of tasks that name no `base`."""
+    task_cls: type[AnyTask] | str = BaseTask
+    """The class of tasks that name no `base`, or its dotted name, which is imported for the first of them."""
 
     def __init__(
         self,
@@ -59,7 +61,7 @@ class App(Client):
         include: Sequence[str] | None = None,
         config_source: Any = None,
         namespace: str | None = None,
-        task_cls: type[AnyTask] | None = None,
+        task_cls: type[AnyTask] | str | None = None,
         set_as_current: bool = True,
         autofinalize: bool = True,
         strict_typing: bool = True,
@@ -77,13 +79,14 @@ class App(Client):
         if config_source is not None:
             self.conf.config_from_object(config_source, namespace=namespace)
         self.strict_typing = strict_typing
-        self.finalized = False
+        self.finalized = self._completed = False
         self._autofinalize = autofinalize
         self._registrar = Registrar()
         self._finalizing = threading.RLock()
         self._discovered: list[tuple[Any, str | None]] = []
         if task_cls is not None:
             self.task_cls = task_cls
+        self._annotations = Annotations(None)
         shared.apps.add(self)
         if set_as_current:
             self.set_current()
@@ -91,16 +94,24 @@ class App(Client):
     # --- tasks ----------------------------------------------------------------------------------------------
 
     @property
+    def Task(self) -> type[AnyTask]:  # noqa: N802 (Celery's name)
+        """The class of tasks that name no `base`. Raises ImproperlyConfigured if `task_cls` is none."""
+        found = dotted.find_class(self.task_cls, BaseTask, "task_cls")
+        self.task_cls = found
+        return found
+
+    @property
     def tasks(self) -> TaskRegistry:  # type: ignore[override]
         """The registered tasks by name, shared ones included."""
-        if not self.finalized and self._autofinalize:
+        # Another thread may be at it: `finalize` waits for it.
+        if not self._completed and self._autofinalize:
             self.finalize()
         return self._registrar.tasks
 
     @overload
     def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> CoroutineTask[P, R]: ...
     @overload
-    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    def task(self, function: Callable[P, R], /) -> BaseTask[P, R]: ...
     @overload
     def task(self, /, *, bind: Literal[True], **options: Any) -> BoundDecorator: ...
     @overload
@@ -118,7 +129,7 @@ class App(Client):
 
     def _task_from(self, function: Callable[..., Any], options: Mapping[str, Any]) -> AnyTask:
         given = dict(options)
-        base = given.pop("base", None) or self.task_cls
+        base = given.pop("base", None) or self.Task
         given.pop("shared", None)
         name = given.pop("name", None)
         if name is None:
@@ -128,49 +139,57 @@ class App(Client):
         return self._bind(make_task(function, name, base, given, self))
 
     def register_task(self, task: AnyTask | type[AnyTask]) -> AnyTask:
-        """Register a task of one's own class, whose body is its method `run`."""
+        """Register a task of one's own class, or an object of it, whose body is its method `run`.
+
+        Raises ValueError for limits that contradict each other.
+        """
         made = task() if isinstance(task, type) else task
         if not made.name:
             made.name = self.gen_task_name(type(made).__name__, type(made).__module__)
         made._app = self
-        return self._bind(made)
+        return self._bind(registry.equipped(made))
 
     def _bind(self, task: AnyTask, *, named: bool = True) -> AnyTask:
         registered = self._registrar.add(task, named=named)
         if registered is task:
-            self._annotate(task)
+            registry.annotate(task, self._annotations)
             task.on_bound(self)
         return registered
-
-    def _annotate(self, task: AnyTask) -> None:
-        """Apply the setting `task_annotations`; before `finalize` the settings may not be complete."""
-        annotations = self.conf.task_annotations if self.finalized else None
-        if isinstance(annotations, Mapping):
-            for pattern in ("*", task.name):
-                for key, value in (annotations.get(pattern) or {}).items():
-                    setattr(task, key, value)
 
     def gen_task_name(self, name: str, module: str | None) -> str:
         """Return the automatic name of a task; override it to have others."""
         return naming.task_name(name, module, self.main)
 
     def finalize(self, auto: bool = False) -> None:
-        """Complete the registry: shared tasks, annotations. Happens by itself when `tasks` is first read."""
+        """Complete the registry: shared tasks, annotations. Happens by itself when `tasks` is first read.
+
+        Raises what is wrong with `task_annotations`, each time.
+        """
         with self._finalizing:
             if self.finalized:
                 return
             self.finalized = True
-            for name, body in builtin.BODIES.items():
-                self._registrar.add(make_task(body, name, Task, {"bind": True}, self))
-            for task in shared.all():
-                self.adopt(task)
-            for task in list(self._registrar.tasks.values()):
-                self._annotate(task)
+            try:
+                self._complete()
+            except BaseException:
+                self.finalized = False
+                raise
+            self._completed = True
+
+    def _complete(self) -> None:
+        for name, body in builtin.BODIES.items():
+            self._registrar.add(make_task(body, name, BaseTask, {"bind": True}, self))
+        # Only now: the settings may not have been complete before, and are read once.
+        self._annotations = Annotations(self.conf.task_annotations)
+        for task in list(self._registrar.tasks.values()):
+            registry.annotate(task, self._annotations)
+        for task in shared.all():
+            self.adopt(task)
 
     def adopt(self, task: AnyTask) -> None:
         """Register a shared task here, once the app is finalized; a task of its own keeps its name."""
         if self.finalized and task.name not in self._registrar.tasks:
-            self._bind(copy_for(task, self))
+            self._bind(registry.copy_for(task, self, self.Task))
 
     # --- modules --------------------------------------------------------------------------------------------
 

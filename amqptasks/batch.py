@@ -23,6 +23,9 @@ Failed = tuple[Envelope | Parcel, AmqptasksError]
 class Batch:
     """Publishes made inside one `with` block. Not thread-safe: it is its own thread's."""
 
+    answers = True
+    """Whoever calls inside can be told of a mistake."""
+
     def __init__(
         self,
         submit: Callable[[Sequence[Envelope]], Ticket],

@@ -1,6 +1,6 @@
-"""The tasks that every app has, under Celery's names, so that its clients' maps and chunks run here too.
+"""The tasks that every app has: the workers' own (`amqptasks.*`), and those that are real messages of Celery's.
 
-Bodies only; `app` registers them. They know signatures and run them in place.
+Bodies and options only; `app` registers them. They know signatures, run them in place or send them, and join chords.
 """
 
 from __future__ import annotations
@@ -9,7 +9,13 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from amqptasks.canvas import failing, joining, sending
+from amqptasks.canvas.parts import EXPIRED, PART, UNLOCK, Place
+from amqptasks.errors import EncodeError, TooLarge, TransportError
 from amqptasks.signatures import signature
+
+AGAIN = 1.0
+"""Seconds until a join that met another one, or no broker, is tried again."""
 
 
 def backend_cleanup(self: Any) -> None:
@@ -32,14 +38,91 @@ def starmapped(self: Any, task: Any, it: Iterable[Any]) -> list[Any]:
     return list(itertools.starmap(_body(self, task), it))
 
 
+def chunked(self: Any, task: Any, it: Iterable[Any], n: int) -> list[list[Any]]:
+    """Return the values of `starmapped`, `n` to a list; all run one after the other, in this call."""
+    elements = iter(it)
+    parts = iter(lambda: list(itertools.islice(elements, n)), [])
+    return [starmapped(self, task, part) for part in parts]
+
+
 def _body(self: Any, task: Any) -> Callable[..., Any]:
     found: Callable[..., Any] = self.app.tasks[signature(task, app=self.app).task]
     return found
 
 
+def composed(kind: str) -> Callable[..., None]:
+    """Return the task that sends a chain, group or chord that came in a message."""
+
+    def send(self: Any, *args: Any, canvas: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        """Send what `canvas` says, by its `kwargs` and `options`; without it, what this call's own keywords say."""
+        held = {"kwargs": kwargs, "options": {}} if canvas is None else canvas
+        stored = {"task": f"celery.{kind}", "subtask_type": kind, "args": args, "immutable": False, **held}
+        sig = sending.then(signature(stored, app=self.app), self.request.chain or (), self.app)
+        self.request.chain = None  # it is sent with the canvas
+        try:
+            sending.send(sig)
+        except (TooLarge, EncodeError) as error:
+            failing.fail(self.app, sig, error, self.request.id)
+
+    return send
+
+
+def chord_unlock(self: Any, group_id: str, size: int, **kwargs: Any) -> bool:
+    """Fire a chord if all its parts are there; return whether that was now."""
+    try:
+        return joining.unlock(self.app, group_id, size)
+    except (joining.Busy, TransportError) as error:
+        raise self.retry(exc=error, countdown=AGAIN) from error
+
+
+def chord_expired(self: Any, group_id: str, seconds: float) -> None:
+    """Fail a chord that is not done by now."""
+    try:
+        joining.expired(self.app, group_id, seconds)
+    except (joining.Busy, TransportError) as error:
+        raise self.retry(exc=error, countdown=AGAIN) from error
+
+
+def chord_part(self: Any, value: Any = None, failed: bool = False, **place: Any) -> None:
+    """Leave the part of a chord's member that a worker of Celery's ran."""
+    try:
+        joining.part_by_call(self.app, value, Place.of(place), failed, self.request.parent_id)
+    except (joining.Busy, TransportError) as error:
+        raise self.retry(exc=error, countdown=AGAIN) from error
+
+
 BODIES: Mapping[str, Callable[..., Any]] = {
+    UNLOCK: chord_unlock,
+    PART: chord_part,
+    EXPIRED: chord_expired,
+    "amqptasks.backend_cleanup": backend_cleanup,
+    "amqptasks.accumulate": accumulate,
+    "amqptasks.map": mapped,
+    "amqptasks.starmap": starmapped,
+    "amqptasks.chunks": chunked,
     "celery.backend_cleanup": backend_cleanup,
     "celery.accumulate": accumulate,
     "celery.map": mapped,
     "celery.starmap": starmapped,
+    **{
+        f"{family}.{kind}": composed(kind)
+        for family in ("amqptasks", "celery")
+        for kind in ("chain", "group", "chord")
+    },
 }
+
+_LATE = frozenset({UNLOCK, PART, EXPIRED, "amqptasks.chain", "amqptasks.group", "amqptasks.chord"})
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """Return a built-in task's options. What carries a workflow on is acknowledged when it is done, and goes on
+    after a crash."""
+    if name not in _LATE:
+        return {"bind": True}
+    return {
+        "bind": True,
+        "acks_late": True,
+        "reject_on_worker_lost": True,
+        "ignore_result": True,
+        "max_retries": None,
+    }

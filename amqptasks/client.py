@@ -123,6 +123,9 @@ class Client(Resources):
             # An exchange of the caller's own: what the settings bind to it must be there, the rest is his
             # business.
             self._declarations.entities(self.router.entities(Route(None, call.address)))
+        if ladder and call.queue is None:
+            # Without a delay the publish itself would say so.
+            self._declarations.exchange(call.address.exchange)
         self.prepare(call.queue, ladder)
 
     def prepare(self, queue: str | None, ladder: Sequence[Entity] = ()) -> None:
@@ -138,6 +141,11 @@ class Client(Resources):
         if ladder:
             self._declarations.entities(ladder)
 
+    def prepare_entities(self, entities: Sequence[Entity]) -> None:
+        """Declare what this process has not declared yet, whatever it is for."""
+        if not self.router.passive:
+            self._declarations.entities(entities)
+
     def _publish(self, call: Call, envelope: Envelope, ladder: Sequence[Entity]) -> None:
         try:
             self.connection.publish([envelope], call.timeout)
@@ -148,9 +156,10 @@ class Client(Resources):
             self.connection.publish([envelope], call.timeout)
 
     def _publish_again(self, envelopes: Sequence[Envelope | Parcel]) -> None:
-        self._declarations.forget()
+        self._declarations.forget_queues()
         for queue in list(self.router.queues):
             self.prepare(queue)
+        self._declarations.restore()
         self.connection.publish(envelopes)
 
     @contextmanager

@@ -5,16 +5,16 @@ Knows settings, routes, the current request and the result's backend; publishes 
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
-from amqptasks import delay, protocol
+from amqptasks import batch, delay, protocol
 from amqptasks.amqp import Address, Entity, Envelope
-from amqptasks.ids import new_id
+from amqptasks.errors import ImproperlyConfigured
+from amqptasks.ids import new_id, process
 from amqptasks.options import as_list, moment
 from amqptasks.protocol import TaskMessage
 from amqptasks.resources import Resources
@@ -82,7 +82,7 @@ def compose(  # noqa: PLR0917 (two mappings of options, told apart by order of s
         serializer=get("serializer") or conf.task_serializer,
         compression=get("compression") or conf.task_compression,
         persistent=(get("delivery_mode") or conf.task_default_delivery_mode) in (2, "persistent"),
-        **(NOTHING if _TIMES.isdisjoint(given) else _times(given)),
+        **(NOTHING if _TIMES.isdisjoint(given) else _times(given, name, own.timezone)),
         **(NOTHING if _CANVAS.isdisjoint(given) else _canvas(given)),
     )
     return Call(
@@ -90,14 +90,25 @@ def compose(  # noqa: PLR0917 (two mappings of options, told apart by order of s
     )
 
 
-def _times(given: Mapping[str, Any]) -> dict[str, Any]:
+def _times(given: Mapping[str, Any], task: str, zone: tzinfo | None) -> dict[str, Any]:
     now = datetime.now(UTC)
     countdown = given.get("countdown")
-    eta = moment(given.get("eta"), now) if countdown is None else now + timedelta(seconds=countdown)
-    expires = moment(given.get("expires"), now)
+    eta = moment(given.get("eta"), now, zone) if countdown is None else now + timedelta(seconds=countdown)
+    expires = moment(given.get("expires"), now, zone)
+    if eta is not None and expires is not None and expires < eta and _can_be_told():
+        raise ImproperlyConfigured(
+            f"the call of {task} would expire ({expires.isoformat()}) before it may start ({eta.isoformat()}), so "
+            "it would never run; give a later expires, or an earlier eta or countdown"
+        )
     # No `expiration` property: the broker would dead-letter what has expired, and nobody would tell the caller.
     # The header is enough for the worker that gets it, ours or Celery's, to answer REVOKED.
     return {"eta": eta, "expires": expires}
+
+
+def _can_be_told() -> bool:
+    """Whether a mistake is the caller's: the next step of a chain, late already, is revoked when it is due."""
+    opened = batch.current.get()
+    return opened is None or opened.answers
 
 
 def _canvas(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +143,7 @@ def _result(
     if ignored is None:
         ignored = own.conf.task_ignore_result
     result: AsyncResult[Any] = AsyncResult(task_id, own.backend, name, own, ignored=bool(ignored))
-    if parent is not None and given.get("add_to_parent", True):
+    if parent is not None and parent.trail and given.get("add_to_parent", True):
         parent.children.append(result)
     return result
 
@@ -159,7 +170,7 @@ _own_origin = (0, "")
 def _origin() -> str:
     """Return who sends, as Celery names clients; made anew in a forked child."""
     global _own_origin
-    pid = os.getpid()
+    pid = process()
     if _own_origin[0] != pid:
         _own_origin = (pid, f"gen{pid}@{socket.gethostname()}")
     return _own_origin[1]

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextvars import ContextVar
 from typing import Protocol
 
-from amqptasks.amqp import Binding, Entity, Queue, QueueInfo
+from amqptasks.amqp import Binding, Entity, Exchange, Queue, QueueInfo
+from amqptasks.backoff import reconnecting
 from amqptasks.entities import identity
-from amqptasks.errors import AccessRefused, NotFound, TopologyMismatch, Unroutable
+from amqptasks.errors import AccessRefused, NotFound, TopologyMismatch, TransportError, Unroutable
+from amqptasks.transport.keeping import outage
 
 logger = logging.getLogger(__name__)
+
+
+outlasting: ContextVar[float] = ContextVar("outlasting", default=0.0)
+"""Seconds of an outage that declarations wait for; 0: they raise as everything does."""
 
 
 class Declarer(Protocol):
@@ -30,7 +38,9 @@ class Declarations:
     def __init__(self, connection: Callable[[], Declarer]) -> None:
         self._connection = connection
         self._queues: set[str] = set()
-        self._entities: set[Hashable] = set()
+        self._exchanges: set[str] = set()
+        self._entities: dict[Hashable, Entity] = {}
+        self._seen: set[int] = set()
         self._warned: set[Hashable] = set()
         self._lock = threading.Lock()
 
@@ -58,28 +68,60 @@ class Declarations:
             self._queues.add(name)
 
     def entities(self, entities: Iterable[Entity]) -> None:
-        """Declare those that this process has not declared yet."""
-        missing = [entity for entity in entities if identity(entity) not in self._entities]
-        if not missing:
+        """Declare those that this process has not declared yet; known ones cost a set lookup each."""
+        unseen = [entity for entity in entities if id(entity) not in self._seen]
+        if not unseen:
             return
         with self._lock:
-            self._declare_each(missing)
-            self._entities.update(identity(entity) for entity in missing)
+            missing = [entity for entity in unseen if identity(entity) not in self._entities]
+            if missing:
+                self._declare_each(missing)
+            for entity in unseen:
+                self._see(entity)
+
+    def _see(self, entity: Entity) -> None:
+        """Know this very object from now on: while it is kept here, no other has its id."""
+        key = identity(entity)
+        before = self._entities.get(key)
+        if before is not None:
+            self._seen.discard(id(before))
+        self._entities[key] = entity
+        self._seen.add(id(entity))
+
+    def exchange(self, name: str) -> None:
+        """Make sure that an exchange of somebody else's exists. Raises NotFound."""
+        if not name or name in self._exchanges:
+            return
+        with self._lock:
+            self._connection().declare(Exchange(name), passive=True)
+            self._exchanges.add(name)
+
+    def restore(self) -> None:
+        """Declare again what `entities` has declared: something of it turned out to be missing."""
+        with self._lock:
+            self._declare_each(list(self._entities.values()))
 
     def renew_lock(self) -> None:
         """In a forked child: begin with a lock that nobody holds."""
         self._lock = threading.Lock()
 
+    def forget_queues(self) -> None:
+        """Declare queues again when they are next needed."""
+        with self._lock:
+            self._queues.clear()
+
     def forget(self) -> None:
         """Declare everything again when it is next needed: something turned out to be missing."""
         with self._lock:
             self._queues.clear()
+            self._exchanges.clear()
+            self._seen.clear()
             self._entities.clear()
 
     def _declare_each(self, entities: Sequence[Entity]) -> None:
         connection = self._connection()
         try:
-            connection.declare(*entities)
+            _outlast(connection, entities)
         except (TopologyMismatch, AccessRefused):
             # One at a time, so that what differs or is forbidden does not keep the others from being
             # declared.
@@ -113,3 +155,17 @@ class Declarations:
                 "was "
                 f"sent{hint}"
             ) from None
+
+
+def _outlast(connection: Declarer, entities: Sequence[Entity]) -> None:
+    """Declare; in an outage again and again, for as long as `outlasting` says. Blocks."""
+    deadline = time.monotonic() + outlasting.get()
+    for pause in reconnecting():
+        try:
+            connection.declare(*entities)
+        except TransportError as error:
+            if not outage(error) or time.monotonic() + pause > deadline:
+                raise
+            time.sleep(pause)
+        else:
+            return

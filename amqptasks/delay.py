@@ -6,8 +6,9 @@ message for digit * 10**level seconds and dead-letters it to the next level's ex
 `x` ends at `amqptasks.delay.out`, which knows the destinations by their last word. So each hop has exactly
 one route, no queue is visited twice, and the longest hold comes last, where it absorbs what a restart cost.
 
-The ladder counts whole seconds, rounded down: the rest is waited for by whoever receives the message, which
-therefore never starts early. What is longer than the ladder goes on it again (`remaining`).
+The ladder counts whole seconds. What a delay has beyond them is waited for by whoever receives the message, which
+therefore never starts early; but what lacks at most `LATE` of a second more is rounded up, so that a countdown of
+whole seconds is held by the broker to its end. What is longer than the ladder goes on it again (`remaining`).
 Nothing here knows settings, connections or tasks.
 """
 
@@ -19,19 +20,23 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
+from urllib.parse import unquote
 
 from amqptasks import amqp
 from amqptasks.amqp import Address, Binding, Entity, Envelope, Exchange
+from amqptasks.entities import KEEP, LOST
 
 PREFIX = "amqptasks.delay"
 OUT = f"{PREFIX}.out"
-LOST = f"{PREFIX}.lost"
 
 LEVELS = 6
-LONGEST = 10**LEVELS - 1
+LONGEST: int = 10**LEVELS - 1
 """Seconds that one climb of the ladder can hold: 11.5 days."""
 
-SHORTEST = 1.0
+LATE = 0.2
+"""Seconds by which a message may come late, for the sake of a whole number of them."""
+
+SHORTEST = 1.0 - LATE
 """Seconds below which a message is not worth the ladder: the worker waits."""
 
 HIGHEST_PRIORITY = 4
@@ -46,17 +51,26 @@ def remaining(eta: datetime, now: datetime) -> float:
     return max(0.0, (eta - now).total_seconds())
 
 
+def held(seconds: float) -> int:
+    """Return how many seconds one climb of the ladder takes for a delay."""
+    return min(int(seconds + LATE), LONGEST)
+
+
 def ladder_route(seconds: float, to: str | Address) -> tuple[Address, tuple[Entity, ...]]:
     """Return where to publish, and what must exist before, for a delay to a queue or to any address.
 
     A queue, given by its name, must exist already: it is bound to the ladder, and its message arrives with
     the ladder's routing key. An address keeps exchange and routing key, of whatever exchange type, at the
     cost of one hop more. The entities are equal for equal delays, so they can be remembered as declared.
-    Raises ValueError for less than a second (`SHORTEST`): such a message is published as it is.
+    Raises ValueError for less than `SHORTEST`: such a message is published as it is.
     """
-    whole = min(int(seconds), LONGEST)
-    if whole < SHORTEST:
+    if seconds < SHORTEST:
         raise ValueError(f"a delay of {seconds} s is shorter than the ladder's shortest, {SHORTEST} s")
+    return _way(held(seconds), to)
+
+
+@lru_cache(maxsize=4096)
+def _way(whole: int, to: str | Address) -> tuple[Address, tuple[Entity, ...]]:
     digits = _digits(whole)
     entry = next(level for level, digit in enumerate(digits) if digit)
     word = _word(to)
@@ -70,15 +84,15 @@ def delayed(
     """Return the envelope as it climbs the ladder to `queue`, or to its own address, and what must exist.
 
     It loses `expiration`, which would cut a rung short (the header `expires` still counts), and priorities
-    above `HIGHEST_PRIORITY`. Below a second it comes back as it is, and nothing need exist.
+    above `HIGHEST_PRIORITY`. Below `SHORTEST` it comes back as it is, and nothing need exist.
     """
     if seconds < SHORTEST:
         return envelope, ()
     address, entities = ladder_route(seconds, envelope.address if queue is None else queue)
     properties = envelope.properties
     priority = None if properties.priority is None else min(properties.priority, HIGHEST_PRIORITY)
-    held = replace(properties, expiration=None, priority=priority)
-    return replace(envelope, address=address, properties=held), entities
+    changed = replace(properties, expiration=None, priority=priority)
+    return replace(envelope, address=address, properties=changed), entities
 
 
 def ladder_topology() -> tuple[Entity, ...]:
@@ -90,6 +104,15 @@ def ladder_topology() -> tuple[Entity, ...]:
 def destination(queue: str) -> Binding:
     """Return the binding by which the ladder reaches a queue."""
     return Binding(OUT, queue, f"#.{_END}.{_word(queue)}")
+
+
+def bound_for(key: str) -> str | Address:
+    """Return the queue or the address that a routing key of the ladder leads to; "" when the key does not spell it."""
+    word = key.rpartition(f".{_END}.")[2]
+    if word.startswith("~"):
+        return ""
+    exchange, colon, routing_key = map(unquote, word.partition(":"))
+    return Address(exchange, routing_key) if colon else exchange
 
 
 def _digits(whole: int) -> tuple[int, ...]:
@@ -107,7 +130,7 @@ def _core() -> tuple[Entity, ...]:
     exchanges = [Exchange(f"{PREFIX}.{level}", "topic") for level in range(LEVELS)]
     return (
         Exchange(LOST, "fanout"),
-        amqp.Queue(LOST, arguments={"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}),
+        amqp.Queue(LOST, arguments=dict(KEEP)),
         Binding(LOST, LOST),
         Exchange(OUT, "topic", arguments={"alternate-exchange": LOST}),
         *exchanges,
@@ -182,5 +205,5 @@ def _word(to: str | Address) -> str:
 
 
 def _escaped(name: str) -> str:
-    """Percent-encode all but letters, digits, _ and -: above all what topic patternsread."""
+    """Percent-encode all but letters, digits, _ and -: above all what topic patterns read."""
     return re.sub(rb"[^A-Za-z0-9_-]", lambda found: b"%%%02X" % found.group()[0], name.encode()).decode()

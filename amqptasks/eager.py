@@ -7,10 +7,12 @@ The order of events is a worker's. Knows tasks by what it needs of them; publish
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
+import logging
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,12 +23,14 @@ from amqptasks import signals, states
 from amqptasks.backends.base import Meta
 from amqptasks.client import Client
 from amqptasks.composing import compose
-from amqptasks.errors import Ignore, Reject, Retry
+from amqptasks.errors import ExceptionInfo, Ignore, Reject, Retry
 from amqptasks.options import check_names
 from amqptasks.protocol import TaskMessage
 from amqptasks.request import Request
 from amqptasks.result import AsyncResult
 from amqptasks.signatures import maybe_signature
+
+logger = logging.getLogger(__name__)
 
 NOWHERE: Mapping[str, Any] = {"exchange": None, "routing_key": None, "is_eager": True}
 
@@ -35,12 +39,14 @@ class Runnable(Protocol):
     """What running in place needs of a task."""
 
     name: str
+    store_eager_result: bool | None
+    trail: bool
 
-    def before_start(self, *args: Any, **kwargs: Any) -> None: ...
-    def on_success(self, *args: Any, **kwargs: Any) -> None: ...
-    def on_failure(self, *args: Any, **kwargs: Any) -> None: ...
-    def on_retry(self, *args: Any, **kwargs: Any) -> None: ...
-    def after_return(self, *args: Any, **kwargs: Any) -> None: ...
+    def before_start(self, *args: Any, **kwargs: Any) -> Any: ...
+    def on_success(self, *args: Any, **kwargs: Any) -> Any: ...
+    def on_failure(self, *args: Any, **kwargs: Any) -> Any: ...
+    def on_retry(self, *args: Any, **kwargs: Any) -> Any: ...
+    def after_return(self, *args: Any, **kwargs: Any) -> Any: ...
     @property
     def app(self) -> Client: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
@@ -106,6 +112,7 @@ def apply(
 
 def _run(task: Runnable, message: TaskMessage, propagate: bool) -> EagerResult:
     request = Request.made_from(message, delivery_info=NOWHERE, hostname="eager", is_eager=True)
+    request.trail = task.trail
     token = requests.push(request)
     try:
         ended = _attempt(task, request, propagate)
@@ -114,7 +121,10 @@ def _run(task: Runnable, message: TaskMessage, propagate: bool) -> EagerResult:
     if request.retried is not None:
         return _run(task, request.retried.call.message, propagate)
     _follow(task.app, message, ended)
-    if task.app.conf.task_store_eager_result and not message.ignore_result:
+    stored = task.store_eager_result
+    if stored is None:
+        stored = task.app.conf.task_store_eager_result
+    if stored and not message.ignore_result:
         meta = Meta(task_id=message.id, status=ended.state, result=ended.value, traceback=ended.trace)
         task.app.backend.store(meta, lambda envelope: task.app.connection.publish([envelope]))
     return EagerResult(message.id, ended.value, ended.state, ended.trace, task.name)
@@ -123,18 +133,20 @@ def _run(task: Runnable, message: TaskMessage, propagate: bool) -> EagerResult:
 def _attempt(task: Runnable, request: Request, propagate: bool) -> Ended:
     id, args, kwargs = request.id, request.args, request.kwargs
     signals.task_prerun.send(sender=task, task_id=id, task=task, args=args, kwargs=kwargs)
-    task.before_start(id, args, kwargs)
-    started = time.monotonic()
+    _told(task.before_start, id, args, kwargs)
+    started, einfo = time.monotonic(), None
     try:
         value = _awaited(task(*args, **kwargs))
     except Retry as error:
-        task.on_retry(error.exc or error, id, args, kwargs, None)
+        einfo = ExceptionInfo(error, traceback.format_exc())
+        _told(task.on_retry, error.exc or error, id, args, kwargs, einfo)
         ended = Ended(states.RETRY, error.exc)
     except (Ignore, Reject):
         ended = Ended(states.IGNORED, None)
     except Exception as error:
-        ended = Ended(states.FAILURE, error, traceback.format_exc())
-        task.on_failure(error, id, args, kwargs, ended.trace)
+        einfo = ExceptionInfo(error, traceback.format_exc())
+        ended = Ended(states.FAILURE, error, einfo.traceback)
+        _told(task.on_failure, error, id, args, kwargs, einfo)
         signals.task_failure.send(
             sender=task,
             task_id=id,
@@ -142,20 +154,28 @@ def _attempt(task: Runnable, request: Request, propagate: bool) -> Ended:
             args=args,
             kwargs=kwargs,
             traceback=error.__traceback__,
-            einfo=ended.trace,
+            einfo=einfo,
         )
         if propagate:
             raise
     else:
         ended = Ended(states.SUCCESS, value)
-        task.on_success(value, id, args, kwargs)
+        _told(task.on_success, value, id, args, kwargs)
         signals.task_success.send(sender=task, result=value, runtime=time.monotonic() - started)
     if ended.state in (states.SUCCESS, states.FAILURE):
-        task.after_return(ended.state, ended.value, id, args, kwargs, ended.trace)
+        _told(task.after_return, ended.state, ended.value, id, args, kwargs, einfo)
     signals.task_postrun.send(
         sender=task, task_id=id, task=task, args=args, kwargs=kwargs, retval=ended.value, state=ended.state
     )
     return ended
+
+
+def _told(handler: Callable[..., Any], *arguments: Any) -> None:
+    """Call a handler; as in a worker, what it raises is logged and changes nothing."""
+    try:
+        _awaited(handler(*arguments))
+    except Exception:
+        logger.exception("%r raised; the task's outcome is not changed by it", handler)
 
 
 def _awaited(value: Any) -> Any:
@@ -167,7 +187,7 @@ def _awaited(value: Any) -> Any:
     except RuntimeError:
         return asyncio.run(value)
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, value).result()
+        return pool.submit(contextvars.copy_context().run, asyncio.run, value).result()
 
 
 def _follow(app: Client, message: TaskMessage, ended: Ended) -> None:

@@ -31,6 +31,7 @@
     ├── ResultError                     the client's side of results
     │   ├── TimeoutError                get(timeout=) ran out (also the builtin TimeoutError)
     │   ├── ResultLost                  the broker may have lost the reply
+    │   ├── StoreUnavailable            the database or Redis that keeps results does not answer
     │   ├── ResultElsewhere             an rpc result belongs to the process that sent the task
     │   ├── ResultIgnored, NoBackend    there will never be a result
     │   ├── WouldDeadlock               get() inside a task (also a RuntimeError)
@@ -38,8 +39,7 @@
     └── WorkerError
         ├── AppNotFound                 `-A` names nothing usable
         ├── AppImportFailed             the user's module raised; carries its traceback
-        ├── DuplicateNode               another worker has this node name
-        └── PoolFailed                  children cannot be started
+        └── DuplicateNode, PoolFailed   another worker has this node name; children cannot be started
 
 A message says what happened, why, and what to do. Names on Celery's wire are translated in `protocol`.
 """
@@ -300,6 +300,10 @@ class ResultLost(ResultError):
     """The broker may have lost the reply (restart of a transient result, deleted reply queue)."""
 
 
+class StoreUnavailable(ResultError):
+    """The database or Redis that keeps results did not answer within `result_store_timeout`."""
+
+
 class ResultElsewhere(ResultError):
     """An rpc result belongs to the process that sent the task; share results through another backend."""
 
@@ -321,9 +325,6 @@ class RemoteError(ResultError):
 
     exc_type: str = "Exception"
     exc_module: str = "builtins"
-
-
-# --- workers ---------------------------------------------------------------------------------------------
 
 
 class WorkerError(AmqptasksError):

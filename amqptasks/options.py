@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Final, TypedDict
 
 Moment = datetime | timedelta | float | int | str
@@ -35,10 +35,10 @@ class SendOptions(TypedDict, total=False):
     """The name shown in logs and monitors."""
     countdown: float | None
     """Seconds until the task may start."""
-    eta: datetime | str | None
-    """The time from which the task may start; naive means UTC."""
+    eta: Moment | None
+    """The time from which the task may start, or seconds from now; a time without a zone is of the app's."""
     expires: Moment | None
-    """When the task is no longer to be started: seconds from now, or a time."""
+    """When the task is no longer to be started: seconds from now, or a time. Not before `eta`."""
     retry: bool
     """False: leave `retry_policy` alone. What the connection tries by itself says `task_publish_retry`."""
     retry_policy: RetryPolicy | None
@@ -111,9 +111,10 @@ def check_names(options: Iterable[str], task: str) -> None:
         raise TypeError(f"apply_async() of {task}: unknown option {name!r}; {hint}")
 
 
-def moment(value: Moment | None, now: datetime) -> datetime | None:
-    """Return an aware time: seconds (or a timedelta) from `now`, a datetime, or ISO-8601 text. Naive means
-    UTC.
+def moment(value: Moment | None, now: datetime, zone: tzinfo | None = UTC) -> datetime | None:
+    """Return an aware time: seconds (or a timedelta) from `now`, a datetime, or ISO-8601 text.
+
+    A time without a zone is of `zone`; None is the machine's own.
     """
     if value is None:
         return None
@@ -123,7 +124,9 @@ def moment(value: Moment | None, now: datetime) -> datetime | None:
         value = now + value
     elif isinstance(value, int | float):
         value = now + timedelta(seconds=value)
-    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    if value.tzinfo is not None:
+        return value
+    return value.astimezone() if zone is None else value.replace(tzinfo=zone)
 
 
 def as_list(value: Any) -> list[Any]:

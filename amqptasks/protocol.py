@@ -36,8 +36,16 @@ from amqptasks.wire_results import decode_result, encode_result, read_result
 
 __all__ = [
     "BROKER_HEADERS",
+    "CLIMBS",
+    "COUNTS",
+    "CRASHES",
     "DEAD_HEADERS",
+    "DEATHS",
+    "JOINED",
+    "REPLAYED",
+    "UNKNOWN",
     "TaskMessage",
+    "counted",
     "decode",
     "decode_exception",
     "decode_result",
@@ -56,7 +64,18 @@ _BROKER_PREFIXES = ("x-first-death-", "x-last-death-")
 DEAD_HEADERS = frozenset(
     f"x-amqptasks-{name}" for name in ("reason", "error", "queue", "exchange", "routing-key", "time", "node")
 )
-"""What a dead letter of ours says of itself; `x-amqptasks-crashes` may stand on a living message too."""
+"""What a dead letter of ours says of itself."""
+CRASHES = "x-amqptasks-crashes"
+UNKNOWN = "x-amqptasks-unknown"
+DEATHS = "x-amqptasks-deaths"
+CLIMBS = "x-amqptasks-climbs"
+COUNTS = (CRASHES, UNKNOWN, DEATHS, CLIMBS)
+"""How many children it killed, how often it was sent back for want of its task, how often it was a dead letter, how
+often a worker put it on the ladder: counted on the message, living or dead."""
+REPLAYED = "x-amqptasks-replayed"
+"""Which dead letter a replayed message was, as seconds of its death: alike on all copies of one replay."""
+JOINED = "x-amqptasks-joined"
+"""On a chord's body and what hangs on it: a join that was killed may have published it before."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _KNOWN = frozenset(
     {
@@ -300,6 +319,12 @@ def strip_broker_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in headers.items()
         if key not in BROKER_HEADERS and not key.startswith(_BROKER_PREFIXES)
     }
+
+
+def counted(headers: Mapping[str, Any] | None, name: str) -> int:
+    """Return one of `COUNTS`, 0 where there is none or it is no number."""
+    value = (headers or _NOTHING).get(name)
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 def _iso(value: datetime) -> str:

@@ -11,10 +11,11 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from amqptasks import naming, retrying
+from amqptasks import annotating, builtin, models, naming, retrying
 from amqptasks.client import Client
 from amqptasks.errors import NotRegistered
 from amqptasks.task import Task
+from amqptasks.task_options import FOREIGN
 
 AnyTask = Task[..., Any]
 _METADATA = ("__module__", "__name__", "__qualname__", "__doc__", "__annotations__")
@@ -30,7 +31,7 @@ class TaskRegistry(dict[str, AnyTask]):
 
     def regular(self) -> dict[str, AnyTask]:
         """Return the user's tasks, without the built-in ones."""
-        return {name: task for name, task in self.items() if not name.startswith("celery.")}
+        return {name: task for name, task in self.items() if name not in builtin.BODIES}
 
 
 class Registrar:
@@ -85,23 +86,53 @@ def make_task(
     for attribute in _METADATA:
         if hasattr(function, attribute):
             setattr(task, attribute, getattr(function, attribute))
-    bind = bool(options.get("bind"))
-    body = function.__get__(task) if bind else function
     for key, value in {**options, "name": name, "__wrapped__": function, "_app": app}.items():
         setattr(task, key, value)
+    return equipped(task)
+
+
+def equipped(task: AnyTask) -> AnyTask:
+    """Make a task's options true of its body, once they are all said or have changed.
+
+    Raises ValueError for limits that contradict each other, ImproperlyConfigured where pydantic is missing.
+    """
     for key in ("autoretry_for", "dont_autoretry_for", "throws"):
-        # `except` and isinstance want tuples; users write lists as well.
-        setattr(task, key, tuple(getattr(task, key)))
+        # `except` and isinstance want tuples; users write lists as well, and one class.
+        given = getattr(task, key)
+        if not isinstance(given, tuple):
+            setattr(task, key, (given,) if isinstance(given, type) else tuple(given))
     check_limits(task)
+    vars(task).pop("run", None)
+    function = getattr(task, "__wrapped__", None)
+    body = task.run if function is None else function.__get__(task) if task.bind else function
+    found = None
+    if task.pydantic:
+        found = models.Models(task, body)
+        body = models.modelled(found, body)
+    object.__setattr__(task, "_models", found)
     if task.autoretry_for:
         body = retrying.autoretrying(task, body)
-    object.__setattr__(task, "run", body)
+    if function is not None or found is not None or task.autoretry_for:
+        object.__setattr__(task, "run", body)
     return task
+
+
+def annotate(task: AnyTask, said: annotating.Annotations) -> None:
+    """Apply the setting `task_annotations`. Raises what `equipped` raises, and ImproperlyConfigured."""
+    options = said.of(task)
+    if options:
+        annotating.put(task, options)
+        object.__setattr__(task, "adapted", True)
+        equipped(task)
 
 
 def check_options(options: Mapping[str, Any], base: type[AnyTask], name: str) -> None:
     """Raise TypeError for an option that neither Task nor `base` has, with the nearest one."""
     for option in options:
+        if option in FOREIGN:
+            raise TypeError(
+                f"task {name}: Celery's option {option!r} has no meaning here: {FOREIGN[option]}; leave it out"
+            )
         if not hasattr(base, option):
             known = [key for key in dir(base) if not key.startswith("_")]
             near = difflib.get_close_matches(option, known, 1)
@@ -123,18 +154,18 @@ def check_limits(task: AnyTask) -> None:
         )
 
 
-def copy_for(task: AnyTask, app: Client) -> AnyTask:
-    """Return a shared task as a task of `app`."""
-    copy = object.__new__(type(task))
+def copy_for(task: AnyTask, app: Client, usual: type[AnyTask]) -> AnyTask:
+    """Return a shared task as a task of `app`; if it names no class of its own, of the class `usual`."""
+    if type(task) is Task and usual is not Task:
+        copy = usual()
+        object.__setattr__(copy, "adapted", True)
+    else:
+        copy = object.__new__(type(task))
     for key, value in vars(task).items():
         object.__setattr__(copy, key, value)
     object.__setattr__(copy, "_app", app)
     object.__setattr__(copy, "_preset", None)
-    function = getattr(task, "__wrapped__", None)
-    if function is not None:
-        body = function.__get__(copy) if task.bind else function
-        object.__setattr__(copy, "run", retrying.autoretrying(copy, body) if task.autoretry_for else body)
-    return copy
+    return equipped(copy)
 
 
 class SharedTasks:

@@ -7,9 +7,10 @@ coroutines each see their own. Runs nothing and sends nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextvars import Token
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +18,7 @@ from amqptasks.amqp import Delivery
 from amqptasks.errors import Retry
 from amqptasks.protocol import TaskMessage
 from amqptasks.result import AsyncResult
+from amqptasks.transport import codec
 from amqptasks.waiting import running
 
 
@@ -48,8 +50,6 @@ class Request:
     delivery_info: Mapping[str, Any] = field(default_factory=dict)
     """`exchange`, `routing_key`, `priority`, `redelivered`, and `queue`, which Celery has not."""
     hostname: str | None = None
-    loglevel: int | None = None
-    logfile: str | None = None
     is_eager: bool = False
     called_directly: bool = True
     utc: bool = True
@@ -59,16 +59,23 @@ class Request:
     shadow: str | None = None
     headers: Mapping[str, Any] = field(default_factory=dict)
     """The sender's own headers, without those of the message protocol."""
-    properties: Mapping[str, Any] = field(default_factory=dict)
+    delivery: Delivery | None = None
+    """What came out of the queue; None for a call in place."""
     replaced_task_nesting: int = 0
     stamped_headers: Sequence[str] | None = None
     stamps: Mapping[str, Any] = field(default_factory=dict)
     children: list[AsyncResult[Any]] = field(default_factory=list)
     """Results of the calls that this run has made."""
+    trail: bool = True
+    """Whether they are kept: the task's option."""
+    custom: Any = None
+    """The object of the task's own `Request` class for this call, in a worker, if it has one."""
     message: TaskMessage | None = None
     """What this request was made from; None when called directly."""
     retried: Retry | None = None
     """What `retry()` arranged: `retried.call` is published with this run's outcome, raised or not."""
+    max_retries: int | None = None
+    """The `max_retries` that this run gave to `retry()`."""
 
     @property
     def time_limit(self) -> float | None:
@@ -77,6 +84,33 @@ class Request:
     @property
     def soft_time_limit(self) -> float | None:
         return self.timelimit[1]
+
+    @property
+    def name(self) -> str | None:
+        """The name for logs: what `shadow` says, or the task's."""
+        return self.shadow or self.task
+
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        """The AMQP properties of the message, without its headers; those that are not set are missing."""
+        if self.delivery is None:
+            return {}
+        found = codec.decode_header(self.delivery.header)
+        every = {each.name: getattr(found, each.name) for each in fields(found) if each.name != "headers"}
+        return {name: value for name, value in every.items() if value is not None}
+
+    @property
+    def loglevel(self) -> int | None:
+        """The level of the worker's log; None outside a run."""
+        return None if self.called_directly else logging.getLogger().getEffectiveLevel()
+
+    @property
+    def logfile(self) -> str | None:
+        """The file of the worker's log; None for a stream, and outside a run."""
+        if self.called_directly:
+            return None
+        files = (each for each in logging.getLogger().handlers if isinstance(each, logging.FileHandler))
+        return next((each.baseFilename for each in files), None)
 
     @property
     def priority(self) -> int | None:
@@ -90,7 +124,7 @@ class Request:
     @classmethod
     def of(cls, message: TaskMessage, delivery: Delivery, *, hostname: str | None = None) -> Request:
         """Return the request for a message that came out of a queue."""
-        return cls.made_from(
+        request = cls.made_from(
             message,
             hostname=hostname,
             delivery_info={
@@ -101,6 +135,8 @@ class Request:
                 "queue": delivery.queue,
             },
         )
+        request.delivery = delivery
+        return request
 
     @classmethod
     def made_from(

@@ -10,12 +10,15 @@ import atexit
 import os
 import threading
 import weakref
+import zoneinfo
 from collections.abc import Mapping, Sequence
+from datetime import UTC, tzinfo
 from typing import Any
 
 from amqptasks import backends
 from amqptasks.backends.base import Backend
 from amqptasks.config import Config
+from amqptasks.dead import DeadLetters
 from amqptasks.options import ROUTING
 from amqptasks.routing import Route, Router
 from amqptasks.transport.blocking import BlockingConnection
@@ -41,6 +44,14 @@ class Resources:
         self._backend: Backend | None = None
         _open.add(self)
         self._routes: dict[str, tuple[Mapping[str, Any], Route]] = {}
+
+    @property
+    def timezone(self) -> tzinfo | None:
+        """The zone of times without one: that of the settings; None is the machine's own."""
+        name = self.conf.timezone
+        if name is None:
+            return UTC if self.conf.enable_utc else None
+        return zoneinfo.ZoneInfo(name)
 
     @property
     def router(self) -> Router:
@@ -108,6 +119,12 @@ class Resources:
                 if self._backend is None:
                     self._backend = backends.open(self.conf, lambda: self.connection)
         return self._backend
+
+    def dead_letters(self, queues: Sequence[str] | None = None) -> DeadLetters:
+        """Return what looks at, replays and drops the dead letters of these queues; None: of the app's own."""
+        if queues is not None:
+            return DeadLetters(self.conf, queues, named=True)
+        return DeadLetters(self.conf, [queue.name for queue in self.router.select()])
 
     def renew_locks(self) -> None:
         """In a forked child: begin with locks that nobody holds."""

@@ -165,18 +165,26 @@ class GroupResult:
     def __init__(
         self,
         id: str,
-        results: Sequence[AsyncResult[Any]] = (),
+        results: Sequence[AsyncResult[Any] | GroupResult] = (),
         parent: AsyncResult[Any] | GroupResult | None = None,
         app: HasBackend | None = None,
     ) -> None:
         self.id = id
-        self.results = list(results)
+        self.results: list[Any] = list(results)
         self.parent = parent
         self.app = app
 
     @property
-    def children(self) -> list[AsyncResult[Any]]:
+    def children(self) -> list[Any]:
         return self.results
+
+    def leaves(self) -> Iterator[AsyncResult[Any]]:
+        """Yield the results of calls, also of those in groups that belong to this one."""
+        for result in self.results:
+            if isinstance(result, GroupResult):
+                yield from result.leaves()
+            else:
+                yield result
 
     def get(  # noqa: PLR0917 (Celery's signature)
         self,
@@ -196,8 +204,8 @@ class GroupResult:
         self._gather(timeout, propagate, on_message, disable_sync_subtasks)
         values = [result.get(propagate=propagate) for result in self.results]
         if callback is not None:
-            for result, value in zip(self.results, values, strict=True):
-                callback(result.id, value)
+            for result in self.leaves():
+                callback(result.id, result.get(propagate=propagate))
         return values
 
     join = get
@@ -222,7 +230,7 @@ class GroupResult:
         deadline = None if timeout is None else time.monotonic() + timeout
         prepare_to_wait(disable_sync_subtasks)
         waiting: dict[Backend, dict[str, AsyncResult[Any]]] = {}
-        for result in self.results:
+        for result in self.leaves():
             meta = result.remembered
             if meta is not None:
                 yield result, meta
@@ -288,10 +296,10 @@ class GroupResult:
     def __len__(self) -> int:
         return len(self.results)
 
-    def __iter__(self) -> Iterator[AsyncResult[Any]]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.results)
 
-    def __getitem__(self, index: int) -> AsyncResult[Any]:
+    def __getitem__(self, index: int) -> Any:
         return self.results[index]
 
     def __bool__(self) -> bool:
@@ -319,4 +327,4 @@ def result_from_tuple(value: Any, app: HasBackend | None = None) -> AsyncResult[
     if members is None:
         return AsyncResult(id, app=app, parent=above)
     found = [result_from_tuple(member, app) for member in members]
-    return GroupResult(id, [member for member in found if isinstance(member, AsyncResult)], above, app)
+    return GroupResult(id, [member for member in found if member is not None], above, app)

@@ -12,18 +12,42 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Protocol
 
 from amqptasks import backoff
 from amqptasks.amqp import Address
+from amqptasks.arguments import Arguments
 from amqptasks.client import Client
 from amqptasks.composing import Call
-from amqptasks.errors import MaxRetriesExceeded, Retry, TaskPredicate
+from amqptasks.errors import MaxRetriesExceeded, Retry, TaskPredicate, TooLarge
 from amqptasks.options import ROUTING, as_list, check_names, moment
 from amqptasks.protocol import TaskMessage
 from amqptasks.request import Request
 from amqptasks.result import AsyncResult
+
+_FIELDS = {
+    "headers": "headers",
+    "priority": "priority",
+    "serializer": "serializer",
+    "compression": "compression",
+    "shadow": "shadow",
+    "ignore_result": "ignore_result",
+    "reply_to": "reply_to",
+    "correlation_id": "correlation_id",
+    "chain": "chain",
+    "chord": "chord",
+    "group_id": "group",
+    "group_index": "group_index",
+    "root_id": "root_id",
+    "parent_id": "parent_id",
+    "replaced_task_nesting": "replaced_task_nesting",
+    "stamps": "stamps",
+    "stamped_headers": "stamped_headers",
+}
+"""Options of `retry`, and the field of the message that each sets."""
+_ELSEWHERE = ROUTING - {"priority"}
+"""Options by which the next attempt leaves its queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +71,8 @@ class Retriable(Protocol):
     @property
     def request(self) -> Request: ...
     @property
+    def arguments(self) -> Arguments: ...
+    @property
     def preset(self) -> Mapping[str, Any]: ...
 
 
@@ -60,28 +86,24 @@ def retry(  # noqa: PLR0917 (as Task.retry)
     options: Mapping[str, Any],
 ) -> Retry:
     """See `Task.retry`."""
-    check_names(options, task.name)
+    _check(options, task.name)
     request = task.request
     if request.called_directly or request.message is None:
         raise exc or Retry(
             f"{task.name} asks to be retried, but was called directly: only a worker can retry it"
         )
-    message = request.message
-    most = task.max_retries if when.max_retries is None else when.max_retries
-    if most is not None and request.retries >= most:
-        raise exc or MaxRetriesExceeded(
-            f"{task.name}[{request.id}] was retried {request.retries} times, the most that max_retries "
-            "allows",
-            task_args=message.args if args is None else args,
-            task_kwargs=dict(message.kwargs if kwargs is None else kwargs),
-        )
+    if when.max_retries is not None:
+        request.max_retries = when.max_retries
+    args, kwargs = _arguments(task, request.message, args, kwargs)
+    if exhausted(task, request, when.max_retries):
+        raise given_up(task, request, exc, args, kwargs)
     wait = task.default_retry_delay if when.countdown is None and when.eta is None else when.countdown
     now = datetime.now(UTC)
-    eta = moment(when.eta, now) if wait is None else now + timedelta(seconds=wait)
+    eta = moment(when.eta, now, task.app.timezone) if wait is None else now + timedelta(seconds=wait)
     again = replace(
-        message,
-        args=message.args if args is None else tuple(args),
-        kwargs=message.kwargs if kwargs is None else dict(kwargs),
+        request.message,
+        args=args,
+        kwargs=kwargs,
         retries=request.retries + 1,
         eta=eta,
         argsrepr=None,
@@ -90,46 +112,107 @@ def retry(  # noqa: PLR0917 (as Task.retry)
     answer = Retry(exc=exc, when=eta if wait is None else wait)
     answer.is_eager = request.is_eager
     answer.call = _addressed(task, request, again, options)
+    changed = args is not request.message.args or kwargs is not request.message.kwargs or bool(options)
+    if changed and not request.is_eager:
+        _check_sendable(task, answer.call)
     request.retried = answer
     if throw:
         raise answer
     return answer
 
 
+def exhausted(task: Retriable, request: Request, most: int | None = None) -> bool:
+    """Whether there were as many retries as `most`, or as the task allows."""
+    most = task.max_retries if most is None else most
+    return most is not None and request.retries >= most
+
+
+def given_up(
+    task: Retriable,
+    request: Request,
+    exc: BaseException | str | None,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> BaseException:
+    """Return how a call ends that is not retried any more: with its own exception, if it has one."""
+    if isinstance(exc, BaseException):
+        return exc
+    return MaxRetriesExceeded(
+        f"{task.name}[{request.id}] was retried {request.retries} times, the most that max_retries allows",
+        task_args=request.args if args is None else args,
+        task_kwargs=dict(request.kwargs if kwargs is None else kwargs),
+    )
+
+
+def _check(options: Mapping[str, Any], name: str) -> None:
+    check_names(options, name)
+    if options.get("task_id") is not None:
+        raise TypeError(
+            f"retry() of {name}: a retry keeps its id, so that its caller gets the result; leave task_id out, or "
+            "call the task anew by apply_async()"
+        )
+
+
+def _arguments(
+    task: Retriable, message: TaskMessage, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Return what the next attempt is called with: what is not given is kept, unless it would then be given twice."""
+    if args is None and kwargs is None:
+        return message.args, message.kwargs
+    if kwargs is None:
+        assert args is not None
+        named = list(task.arguments.signature.parameters.values())[: len(args)]
+        taken = {each.name for each in named if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD}
+        return tuple(args), {key: value for key, value in message.kwargs.items() if key not in taken}
+    if args is not None or not message.args:
+        return message.args if args is None else tuple(args), dict(kwargs)
+    try:
+        bound = task.arguments.signature.bind_partial(*message.args)
+    except TypeError:  # the next attempt says so
+        return message.args, dict(kwargs)
+    rest = dict(kwargs)
+    for each in task.arguments.signature.parameters.values():
+        by_position = each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and each.name in bound.arguments
+        if by_position and each.name in rest:
+            bound.arguments[each.name] = rest.pop(each.name)
+    return bound.args, {**bound.kwargs, **rest}
+
+
+def _check_sendable(task: Retriable, call: Call) -> None:
+    """Raise EncodeError or TooLarge here, as the task's own failure, rather than after its end."""
+    size, most = len(call.encode()[0].body), task.app.conf.broker_max_message_size
+    if size > most:
+        raise TooLarge(
+            f"the next attempt of {task.name} has {size} bytes, over the limit of {most} "
+            "(broker_max_message_size); store what is large elsewhere and send where it is"
+        )
+
+
 def _addressed(task: Retriable, request: Request, again: TaskMessage, options: Mapping[str, Any]) -> Call:
     """Return the next attempt, with the options given to `retry`; without any, to the queue it came from."""
     changed = {key: value for key, value in options.items() if value is not None}
-    again = replace(again, **_changes(changed))
+    again = replace(again, **_changes(changed, again, task.app.timezone))
     result: AsyncResult[Any] = AsyncResult(again.id, task.app.backend, task.name, task.app)
     queue = request.delivery_info.get("queue")
-    if ROUTING.isdisjoint(changed) and queue:
+    if _ELSEWHERE.isdisjoint(changed) and queue:
         return Call(again, Address("", queue), queue, result)
     route, _ = task.app.route(task.name, again.args, again.kwargs, changed, task.preset)
     return Call(again, route.address, None if route.queue is None else route.queue.name, result)
 
 
-def _changes(options: Mapping[str, Any]) -> dict[str, Any]:
+def _changes(options: Mapping[str, Any], message: TaskMessage, zone: tzinfo | None) -> dict[str, Any]:
     """Return the fields of the message that options of `retry` change."""
-    changes: dict[str, Any] = {
-        key: options[key]
-        for key in (
-            "headers",
-            "priority",
-            "serializer",
-            "compression",
-            "shadow",
-            "ignore_result",
-            "reply_to",
-            "chain",
-            "chord",
-        )
-        if key in options
-    }
+    changes: dict[str, Any] = {_FIELDS[key]: value for key, value in options.items() if key in _FIELDS}
     for option, field in (("link", "callbacks"), ("link_error", "errbacks")):
         if option in options:
             changes[field] = as_list(options[option]) or None
+    if "time_limit" in options or "soft_time_limit" in options:
+        hard, soft = message.timelimit
+        changes["timelimit"] = (options.get("time_limit", hard), options.get("soft_time_limit", soft))
+    if "delivery_mode" in options:
+        changes["persistent"] = options["delivery_mode"] in (2, "persistent")
     if "expires" in options:
-        changes["expires"] = moment(options["expires"], datetime.now(UTC))
+        changes["expires"] = moment(options["expires"], datetime.now(UTC), zone)
     return changes
 
 
@@ -183,6 +266,9 @@ def _again(task: AutoRetriable, error: Exception) -> Retry:
     options = dict(task.retry_kwargs)
     if task.retry_backoff:
         options["countdown"] = _backoff(task)
+    said = task.request.max_retries
+    if said is not None:  # the body's own `retry` gave up by it: that is no second chance
+        options["max_retries"] = said
     return task.retry(exc=error, throw=False, **options)
 
 

@@ -61,9 +61,10 @@ class GeneralSettings:
     result_accept_content: Strings | None = None
     """The same for results; None: as `accept_content`."""
     enable_utc: bool = True
-    """Times without a zone are UTC; False: of `timezone`. On the wire every time has a zone."""
+    """Whether, with `timezone` unset, times without a zone are UTC (True) or the machine's (False). On the wire every
+    time has a zone."""
     timezone: Annotated[str | None, Lenient(_zone)] = None
-    """The zone of schedules and of naive times, by its IANA name ('Europe/London'); None: UTC."""
+    """The zone of schedules and of naive times, by its IANA name ('Europe/London'); None: see `enable_utc`."""
     imports: Strings = ()
     """Modules that a worker imports at start, so that their tasks are registered."""
     include: Strings = ()
@@ -229,6 +230,9 @@ class TaskSettings:
     """`x-delivery-limit` of quorum queues: the last net against what kills whole workers. Ours."""
     task_dead_letter_exchange: str = "amqptasks.dead"
     """Where messages go that cannot be run; queue `<queue>.dead`. Ours."""
+    task_unknown_retries: Natural = 3
+    """How often a message whose task the worker does not know is sent back, for 5, 30 and then 120 s each, before it
+    is a dead letter: while a deployment rolls, another worker may know it. 0: at once. Ours."""
     queue_arguments: Literal["full", "minimal"] = "full"
     """minimal: declare a queue's type alone; a policy does the rest (`amqptasks topology export`). Ours."""
 

@@ -27,10 +27,10 @@ class _Brief(reprlib.Repr):
 _brief = _Brief().repr
 
 
-def shown(value: Any, size: int = 0) -> str:
-    """Return `repr(value)`, cut to LENGTH; of a value whose encoded `size` is large, the beginning."""
+def shown(value: Any, size: int = 0, most: int = LENGTH) -> str:
+    """Return `repr(value)`, cut to `most`; of a value whose encoded `size` is large, the beginning."""
     try:
         text = repr(value) if size <= _SMALL else _brief(value)
     except Exception as error:
         return f"<{type(value).__name__}, whose repr() raised {type(error).__name__}>"
-    return text if len(text) <= LENGTH else f"{text[: LENGTH - 3]}..."
+    return text if len(text) <= most else f"{text[: max(0, most - 3)]}..."

@@ -18,6 +18,14 @@ from amqptasks.waiting import home
 
 KINDS: dict[str, Callable[[Mapping[str, Any], Client | None], Signature]] = {}
 """`subtask_type` -> what makes that signature from its dictionary."""
+OPERATIONS: dict[str, Callable[..., Any]] = {}
+"""What needs to know every kind of signature: `join` is what `|` does, `stamp` what `stamp()` does."""
+_MAPS = frozenset({"celery.map", "celery.starmap"})
+
+
+def kind_of(sig: Mapping[str, Any]) -> str:
+    """Return "chain", "group" or "chord"; "task" for a call of one task."""
+    return sig.get("subtask_type") or "task"
 
 
 class Signature(dict[str, Any]):
@@ -41,7 +49,7 @@ class Signature(dict[str, Any]):
         **extra: Any,
     ) -> None:
         if isinstance(task, Mapping):
-            super().__init__(task)
+            super().__init__(_complete(task))
         else:
             super().__init__(
                 task=getattr(task, "name", task),
@@ -101,12 +109,14 @@ class Signature(dict[str, Any]):
     def _merged(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+        own = self.options
         given = {key: value for key, value in options.items() if value is not None}
-        if "group_id" in self.options:
-            given.pop("group_id", None)
+        if given and ("group_id" in own or "stamped_headers" in own):
+            fixed = {"group_id", "stamped_headers", *(own.get("stamped_headers") or ())} & own.keys()
+            given = {key: value for key, value in given.items() if key not in fixed}
         if self.immutable:
-            return tuple(self.args), dict(self.kwargs), {**self.options, **given}
-        return (*args, *self.args), {**self.kwargs, **kwargs}, {**self.options, **given}
+            return tuple(self.args), dict(self.kwargs), {**own, **given}
+        return (*args, *self.args), {**self.kwargs, **kwargs}, {**own, **given}
 
     # --- changing it ----------------------------------------------------------------------------------------
 
@@ -157,6 +167,19 @@ class Signature(dict[str, Any]):
         """Call `errback` once this task fails; return `errback`."""
         return self._append("link_error", errback)
 
+    def flatten_links(self) -> list[Any]:
+        """Return this signature, its callbacks, and theirs."""
+        linked = [signature(callback, app=self._app) for callback in as_list(self.options.get("link"))]
+        return [self, *(one for callback in linked for one in callback.flatten_links())]
+
+    def stamp(self, visitor: Any = None, append_stamps: bool = False, **headers: Any) -> Any:
+        """Put stamps on this and all that hangs on it, in place: `headers`, and what a `StampingVisitor` says.
+
+        A stamp is a header of one's own that its task's messages carry, through retries and replacements. One
+        that is there already stays, unless `append_stamps`.
+        """
+        return OPERATIONS["stamp"](self, visitor, append_stamps, headers)
+
     def on_error(self, errback: Any) -> Signature:
         """As `link_error`, but returns itself, for writing in one line."""
         self.link_error(errback)
@@ -180,6 +203,8 @@ class Signature(dict[str, Any]):
         """Call the task; see `Task.apply_async`."""
         merged_args, merged_kwargs, merged_options = self._merged(args or (), kwargs or {}, options)
         sendable = _sendable(merged_options)
+        if self["task"] in _MAPS and merged_kwargs.get("task"):
+            sendable.setdefault("route_name", merged_kwargs["task"]["task"])
         task = self.type
         if task is not None:
             return task.apply_async(merged_args, merged_kwargs, **sendable)
@@ -224,7 +249,10 @@ class Signature(dict[str, Any]):
             other = signature(other, app=self._app)
         if not isinstance(other, Signature):
             return NotImplemented
-        return KINDS["chain"]({"kwargs": {"tasks": [self, other]}}, self._app)
+        return OPERATIONS["join"](self, other)
+
+    def __ior__(self, other: Any) -> Any:
+        return self.__or__(other)
 
     def __deepcopy__(self, memo: Any) -> Signature:
         return self.clone()
@@ -232,7 +260,16 @@ class Signature(dict[str, Any]):
     def __reduce__(self) -> tuple[Any, ...]:
         return signature, (dict(self),)
 
+    def __json__(self) -> dict[str, Any]:
+        return dict(self)
+
     def __repr__(self) -> str:
+        return self.reprcall()
+
+    def reprcall(self, *args: Any, **kwargs: Any) -> str:
+        """Return how a call with further arguments reads."""
+        if args or kwargs:
+            return self.clone(args, kwargs).reprcall()
         inside = [repr(value) for value in self.args] + [
             f"{key}={value!r}" for key, value in self.kwargs.items()
         ]
@@ -264,8 +301,31 @@ def signature(
         return varies.clone()
     if not isinstance(varies, Mapping):
         return Signature(varies, args, kwargs, options, app=app, **extra)
+    if any(isinstance(key, bytes) for key in varies):
+        varies = _texts(varies)
     kind = KINDS.get(varies.get("subtask_type") or "")
     return kind(varies, app) if kind is not None else Signature(varies, app=app)
+
+
+def _complete(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored signature with every key, and its inner mappings copied: it may be changed."""
+    return {
+        "task": stored["task"],
+        "args": stored.get("args") or (),
+        "kwargs": dict(stored.get("kwargs") or {}),
+        "options": dict(stored.get("options") or {}),
+        "subtask_type": stored.get("subtask_type"),
+        "immutable": bool(stored.get("immutable")),
+    }
+
+
+def _texts(value: Any) -> Any:
+    """Return a mapping whose keys some serializer has left as bytes, and all in it, with texts for keys."""
+    if isinstance(value, Mapping):
+        return {
+            key.decode() if isinstance(key, bytes) else key: _texts(inner) for key, inner in value.items()
+        }
+    return [_texts(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def maybe_signature(value: Any, app: Client | None = None) -> Signature | None:

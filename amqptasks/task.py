@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import Token
 from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, Unpack, cast
 
@@ -18,9 +18,11 @@ from amqptasks import request as requests
 from amqptasks import result as results
 from amqptasks.arguments import Arguments
 from amqptasks.backends.base import Backend, Meta
+from amqptasks.canvas.replacing import Replaceable
 from amqptasks.client import Client
 from amqptasks.composing import NOTHING
 from amqptasks.errors import MaxRetriesExceeded, Retry, TransportError
+from amqptasks.models import Models
 from amqptasks.options import SendOptions, check_names
 from amqptasks.request import Request
 from amqptasks.signatures import Signature
@@ -31,7 +33,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Task(TaskOptions, Generic[P, R]):
+class Task(Replaceable, TaskOptions, Generic[P, R]):
     """What `@app.task` makes. Calling it runs the function here; `delay` and `apply_async` run it in a
     worker.
 
@@ -45,6 +47,9 @@ class Task(TaskOptions, Generic[P, R]):
     _app: Client | None = None
     _preset: Mapping[str, Any] | None = None
     _arguments: Arguments | None = None
+    _models: Models | None = None
+    adapted: bool = False
+    """Its app made more of it than it says itself, by the settings `task_annotations` or by `task_cls`."""
 
     # --- what it is -----------------------------------------------------------------------------------------
 
@@ -87,6 +92,8 @@ class Task(TaskOptions, Generic[P, R]):
     def preset(self) -> Mapping[str, Any]:
         """The options of this task that are defaults of its calls."""
         if self._preset is None:
+            # The first call completes the registry: what the settings say of this task is a default as well.
+            _ = self.app.tasks
             found = {key: getattr(self, key) for key in SENDING}
             self._preset = {key: value for key, value in found.items() if value is not None}
         return self._preset
@@ -120,9 +127,13 @@ class Task(TaskOptions, Generic[P, R]):
     def _send(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any], *, by_delay: bool
     ) -> results.AsyncResult[R]:
-        app = self.app
+        app, preset = self.app, self.preset
+        if self._app is None and (own := app.tasks.get(self.name)) is not None and own.adapted:
+            return cast(Task[P, R], own)._send(args, kwargs, options, by_delay=by_delay)
         if self.typing if self.typing is not None else app.strict_typing:
             self.arguments.check(args, kwargs, by_delay=by_delay)
+        if self._models is not None and _serializer(app, options, preset) != "pickle":
+            args, kwargs = self._models.sendable(args, kwargs)
         if app.conf.task_always_eager:
             return self.apply(args, kwargs, **cast(SendOptions, options))
         shadow = (
@@ -130,7 +141,7 @@ class Task(TaskOptions, Generic[P, R]):
         )
         if shadow is not None:
             options = {**options, "shadow": shadow}
-        return app.send(self.name, args, kwargs, options, self.preset)
+        return app.send(self.name, args, kwargs, options, preset)
 
     def apply(
         self,
@@ -199,7 +210,8 @@ class Task(TaskOptions, Generic[P, R]):
         `throw`.
 
         The next message leaves together with this run's outcome. Raises `exc`, or MaxRetriesExceeded, when
-        there were `max_retries` already; called outside a run it raises `exc` at once.
+        there were `max_retries` already; called outside a run it raises `exc` at once. Raises TypeError for
+        unknown options, EncodeError and TooLarge for arguments that cannot be sent.
         """
         return retrying.retry(
             self,
@@ -215,9 +227,10 @@ class Task(TaskOptions, Generic[P, R]):
         """Report a state of one's own ("PROGRESS") at once. Blocks until it is published."""
         request = self.request
         own = task_id is None or task_id == request.id
-        if request.ignore_result and own:
-            return
         app = self.app
+        said = (request.ignore_result, self.ignore_result, app.conf.task_ignore_result)
+        if own and next((each for each in said if each is not None), False):
+            return
         app.backend.store(
             Meta(
                 task_id=task_id or request.id or "",
@@ -229,6 +242,12 @@ class Task(TaskOptions, Generic[P, R]):
             lambda envelope: app.connection.publish([envelope]),
         )
 
+    def add_trail(self, result: results.AsyncResult[Any]) -> results.AsyncResult[Any]:
+        """Count a call among this run's children, unless `trail` is off; return its result."""
+        if self.trail:
+            self.request.children.append(result)
+        return result
+
     def push_request(self, request: Request | None = None, **attributes: Any) -> Token[Any]:
         """Make a request the current one, for tests of bound tasks; `pop_request` undoes it."""
         return requests.push(request or Request(task=self.name, **attributes))
@@ -236,22 +255,26 @@ class Task(TaskOptions, Generic[P, R]):
     def pop_request(self, token: Token[Any]) -> None:
         requests.pop(token)
 
-    # --- handlers, to be overridden ---------------------------------------------------------------------
+    # --- handlers, to be overridden; they may be `async def` --------------------------------------------
 
-    def before_start(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def before_start(
+        self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Awaitable[None] | None:
         """Called before the body."""
 
-    def on_success(self, retval: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def on_success(
+        self, retval: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Awaitable[None] | None:
         """Called after the body returned."""
 
     def on_failure(
         self, exc: BaseException, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], einfo: Any
-    ) -> None:
+    ) -> Awaitable[None] | None:
         """Called after the body raised. `einfo` prints as the traceback."""
 
     def on_retry(
         self, exc: BaseException, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], einfo: Any
-    ) -> None:
+    ) -> Awaitable[None] | None:
         """Called when the call will be run again."""
 
     def after_return(  # noqa: PLR0917 (Celery's signature)
@@ -262,7 +285,7 @@ class Task(TaskOptions, Generic[P, R]):
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         einfo: Any,
-    ) -> None:
+    ) -> Awaitable[None] | None:
         """Called last, after success and failure."""
 
     def shadow_name(
@@ -303,6 +326,10 @@ def _sequence(args: Sequence[Any] | None, name: str) -> Sequence[Any]:
             f"({args!r},)"
         )
     return args
+
+
+def _serializer(app: Client, options: Mapping[str, Any], preset: Mapping[str, Any]) -> str:
+    return options.get("serializer") or preset.get("serializer") or app.conf.task_serializer
 
 
 def _by_name(name: str, module: str | None) -> Any:

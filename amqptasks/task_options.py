@@ -7,6 +7,9 @@ from typing import Any
 
 from amqptasks.composing import NOTHING
 
+REQUEST = "amqptasks.worker.request:Request"
+"""The worker's own view of a call, which does nothing where a hook of another class would be called."""
+
 SENDING = (
     "serializer",
     "compression",
@@ -22,6 +25,15 @@ SENDING = (
 )
 """Those that are defaults of the task's calls; the others are the worker's business."""
 
+FOREIGN: Mapping[str, str] = {
+    "backend": "an app has one result backend (the setting `result_backend`)",
+    "exchange_type": "an exchange says its own type (exchange=Exchange(name, type=...))",
+    "filter": "apply it to the function yourself, below @app.task",
+    "lazy": "a task is made at once, and is no proxy",
+    "Strategy": "how a worker takes a message is not for tasks to replace; `Request` sees each call",
+}
+"""Celery's options that are none here, and what is there instead."""
+
 
 class TaskOptions:
     """Where None is allowed and not explained, the setting `task_<name>` decides."""
@@ -32,6 +44,21 @@ class TaskOptions:
     """The function's first argument is the task."""
     typing: bool | None = None
     """Check arguments against the signature where the task is called; None: as the app (`strict_typing`)."""
+    Request: Any = REQUEST
+    """A class that inherits from `amqptasks.worker.request.Request`, or its dotted name: its hooks see each
+    call.
+    """
+
+    # --- models -----------------------------------------------------------------------------------------------
+
+    pydantic: bool = False
+    """Parameters annotated with pydantic models get them, and a model that is returned leaves as plain data."""
+    pydantic_strict: bool = False
+    """Models are made without conversions ("1" is no int)."""
+    pydantic_context: Mapping[str, Any] | None = None
+    """What validators get as `info.context`, with `celery_app` and `celery_task_name`."""
+    pydantic_dump_kwargs: Mapping[str, Any] | None = None
+    """Arguments of `model_dump`, over `mode="json"`."""
 
     # --- retrying -------------------------------------------------------------------------------------------
 
@@ -46,13 +73,13 @@ class TaskOptions:
     retry_kwargs: Mapping[str, Any] = NOTHING
     """What an automatic retry gives to `retry`: `max_retries`, `countdown`."""
     retry_backoff: bool | float = False
-    """True: 1, 2, 4, 8 ... seconds; a number: that many times as much. Without it nothing delays automatic
-    retries.
+    """True: 1, 2, 4, 8 ... seconds; a number: that many times as much. Without it automatic retries wait
+    `default_retry_delay`, or the `countdown` in `retry_kwargs`.
     """
     retry_backoff_max: float = 600
     """Seconds that a backoff grows to."""
     retry_jitter: bool = True
-    """The delay is random between 0 and what the backoff says."""
+    """The delay is a random whole number of seconds from 0 to what the backoff says."""
 
     # --- limits ---------------------------------------------------------------------------------------------
 
@@ -95,7 +122,9 @@ class TaskOptions:
     reject_on_worker_lost: bool | None = None
     """Run a late-acknowledged task again when its child died."""
     retry_on_worker_lost: bool | None = None
-    """Retry it as `retry()` would instead."""
+    """Retry a task whose child died as `retry()` would, after `default_retry_delay`, at most `max_retries` times;
+    wins over `reject_on_worker_lost`.
+    """
 
     # --- its messages ---------------------------------------------------------------------------------------
 

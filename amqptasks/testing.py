@@ -64,6 +64,17 @@ class RunningWorker:
             if not any(queue.messages for queue in waiting) and not self._worker.dispatch.in_flight:
                 return
 
+    def rate_limit(self, task: str, rate: str | float | None) -> None:
+        """Start a task at most that often from now on: "10/s", "100/m", "1000/h"; 0 or None lifts its limit.
+
+        Raises NotRegistered, ImproperlyConfigured.
+        """
+
+        async def change() -> None:
+            self._worker.rate_limit(task, rate)
+
+        asyncio.run_coroutine_threadsafe(change(), self._loop).result()
+
     def stop(self, phase: Phase = Phase.WARM) -> None:
         """Tell it to stop; the `with` block waits for it."""
         self._loop.call_soon_threadsafe(self._worker.shutdown.request, phase)

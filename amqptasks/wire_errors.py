@@ -70,7 +70,16 @@ def _arguments(error: BaseException) -> tuple[Any, ...]:
     if isinstance(error, errors.Retry):
         # Celery's class takes texts here, and shows them.
         return error.message, None if error.exc is None else shown(error.exc), error.when
-    return error.args
+    return error.args or _words(error)
+
+
+def _words(error: BaseException) -> tuple[str, ...]:
+    """Return what an exception without arguments says all the same: pydantic's, those with keywords alone."""
+    try:
+        text = str(error)
+    except Exception:
+        return ()
+    return (text,) if text else ()
 
 
 def _sendable(argument: Any, serializer: str) -> Any:

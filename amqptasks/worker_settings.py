@@ -18,7 +18,7 @@ class WorkerSettings:
     """The worker; most have a command line option that wins."""
 
     worker_concurrency: Count | Literal["auto"] | None = None
-    """Children, threads or coroutines; None or 'auto': the CPUs that this process may use."""
+    """Children, threads or coroutines; None or 'auto': the CPUs that this process may use, 100 coroutines."""
     worker_pool: Annotated[Literal["prefork", "threads", "asyncio", "solo"], Lenient(_pool)] = "prefork"
     """What runs the tasks."""
     worker_prefetch_multiplier: Natural | Literal["auto"] = "auto"

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from amqptasks import delay
 from amqptasks.amqp import Delivery
 from amqptasks.errors import AmqptasksError
+from amqptasks.protocol import COUNTS, JOINED, REPLAYED
 from amqptasks.transport import codec
 from amqptasks.worker.outcome import Cause, TaskOptions
 
+COMES_AGAIN = (*COUNTS, REPLAYED)
 KEYS = ("task", "id", "eta", "expires", "retries", "timelimit")
-CRASHES = ("x-amqptasks-crashes",)
+REPLAYED_BYTES, JOINED_BYTES = REPLAYED.encode(), JOINED.encode()
 AT_ONCE = 1.0
 """Seconds up to which an eta is waited for here; the ladder's unit."""
 
@@ -100,13 +103,30 @@ def fields_of(delivery: Delivery) -> Mapping[str, Any]:
     return fields if isinstance(fields.get("retries"), int | float | None) else {}
 
 
+def came_by_ladder(delivery: Delivery) -> bool:
+    """Whether a rung of the ladder passed it on."""
+    return delivery.exchange.startswith(delay.PREFIX)
+
+
+def may_be_there_twice(delivery: Delivery) -> bool:
+    """Whether its copy may come without being a redelivery: from the ladder, a replay or a join that was cut short."""
+    # By an exchange of its own it may have gone to two queues, both meant. A false alarm is told by the identity.
+    if came_by_ladder(delivery) or (not delivery.exchange and REPLAYED_BYTES in delivery.header):
+        return True
+    return JOINED_BYTES in delivery.header
+
+
 def identity_of(delivery: Delivery, fields: Mapping[str, Any]) -> Hashable:
     """What a redelivery shares with no other message; None without an id, so that nothing is taken for a double.
 
-    The same call comes anew, and is to run, after a crash (by the default exchange, with one crash more) and from
-    the ladder (by another exchange).
+    The same call comes anew, and is to run, after a crash, or replayed from the dead letters (by the default exchange,
+    with one crash or death more), and from the ladder (by an exchange of its own, and sent back once more).
     """
     if not fields:
         return None
-    crashes = None if delivery.exchange else _selected(delivery, CRASHES).get(CRASHES[0])
-    return (fields["id"], fields.get("retries"), repr(crashes), delivery.exchange, delivery.routing_key)
+    exchange = delivery.exchange
+    # Only there can they differ: what comes straight from its sender need not be searched for them.
+    again = not exchange or exchange.startswith(delay.PREFIX)
+    # Two calls may have one id, if their caller gave it to both; not for one moment.
+    counts = repr((fields.get("eta"), _selected(delivery, COMES_AGAIN))) if again else ""
+    return (fields["id"], fields.get("retries"), counts, exchange, delivery.routing_key)

@@ -36,10 +36,10 @@ def render(manifest: Manifest, options: WorkerOptions, pool: Slots) -> str:
         *(f".> {f'{name}:':<12} {value}" for name, value in _config(manifest, options, pool).items()),
         "",
         "[queues]",
-        *_queues(manifest.queues),
+        *_queues(tuple(queue for queue in manifest.queues if not queue.internal)),
     ]
     if getattr(logging, options.loglevel) <= logging.INFO:
-        lines += ["", "[tasks]", *(f"  . {name}" for name in sorted(manifest.tasks))]
+        lines += ["", "[tasks]", *(f"  . {name}" for name in _users(manifest))]
     return "\n".join([*lines, ""])
 
 
@@ -71,6 +71,11 @@ def _transport(manifest: Manifest) -> str:
     settings = manifest.settings
     hosts = parse(settings["broker_url"], settings.get("broker_use_ssl") or False)
     return "; ".join(host.masked() for host in hosts)
+
+
+def _users(manifest: Manifest) -> list[str]:
+    """The tasks of the app, without those that every app has."""
+    return sorted(name for name in manifest.tasks if not name.startswith(("amqptasks.", "celery.")))
 
 
 def _queues(queues: tuple[WorkerQueue, ...]) -> list[str]:

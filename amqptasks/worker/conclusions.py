@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from amqptasks import protocol, states
+from amqptasks import protocol, retrying, states
 from amqptasks.amqp import Address, Delivery, Envelope, Parcel
 from amqptasks.backends.base import Meta
 from amqptasks.errors import (
@@ -26,11 +26,15 @@ from amqptasks.errors import (
     TaskRevoked,
     TimeLimitExceeded,
     TooLarge,
+    TransportError,
     WorkerLost,
 )
+from amqptasks.protocol import CRASHES, counted
 from amqptasks.request import Request
+from amqptasks.shown import shown
 from amqptasks.transport import codec
-from amqptasks.worker import announcing, deadletters
+from amqptasks.transport.keeping import outage
+from amqptasks.worker import announcing, deadletters, strangers
 from amqptasks.worker.followups import FollowUps
 from amqptasks.worker.manifest import options_of
 from amqptasks.worker.outcome import Cause, Outcome, Run, TaskOptions, Verdict
@@ -40,8 +44,6 @@ if TYPE_CHECKING:
     from amqptasks.task import Task
 
 logger = logging.getLogger(__name__)
-
-CRASHES = "x-amqptasks-crashes"
 
 
 class Conclusions:
@@ -56,6 +58,7 @@ class Conclusions:
         self._options: dict[str, TaskOptions] = {}
         self._extended = app.conf.result_extended
         self._dead = app.conf.task_dead_letter_exchange
+        self._unknown_retries = app.conf.task_unknown_retries
 
     def started(self, task: Task[..., Any], request: Request) -> Sequence[Parcel]:
         """The STARTED state, if tracked."""
@@ -76,10 +79,10 @@ class Conclusions:
         for parcel in parcels:
             self._check_size(parcel)
         if logger.isEnabledFor(logging.INFO):
-            logger.info(
-                "Task %s[%s] succeeded in %ss: %.200r", task.name, request.id, round(runtime, 6), value
-            )
-        announcing.succeeded(task, request, value)
+            size, took = len(parcels[-1].body) if parcels else 0, round(runtime, 6)
+            text = shown(value, size, task.resultrepr_maxsize)
+            logger.info("Task %s[%s] succeeded in %ss: %s", request.name, request.id, took, text)
+        announcing.succeeded(task, request, value, runtime)
         return Outcome(publish=parcels, state=states.SUCCESS)
 
     def failed(
@@ -88,9 +91,10 @@ class Conclusions:
         """FAILURE for the caller and for what is left of the chain, then errbacks."""
         trace = "".join(tracebacks.format_exception(error))
         if isinstance(error, task.throws):
-            logger.info("Task %s[%s] raised expected: %r", task.name, request.id, error)
+            logger.info("Task %s[%s] raised expected: %s", request.name, request.id, shown(error))
         else:
-            logger.error("Task %s[%s] raised unexpected: %r\n%s", task.name, request.id, error, trace)
+            text = shown(error)
+            logger.error("Task %s[%s] raised unexpected: %s\n%s", request.name, request.id, text, trace)
         outcome = self._failure(task, request, error, trace)
         announcing.failed(task, request, error, trace)
         options = self._of(task)
@@ -105,23 +109,26 @@ class Conclusions:
                 task.name,
                 request.id,
             )
-            return Outcome(state=states.REJECTED)
-        logger.info("Task %s[%s] %r", task.name, request.id, reject)
-        announcing.rejected(task, run.delivery, reject)
+            return Outcome(publish=self._packed(self._follow.left(request, reject)), state=states.REJECTED)
+        logger.info("Task %s[%s] %r", request.name, request.id, reject)
+        announcing.rejected(task, request, run.delivery, reject)
         if reject.requeue:
             return Outcome(Verdict.REQUEUE, state=states.REJECTED)
-        told: list[Envelope] = []
+        told = self._follow.left(request, reject)
         if not self._ignores(task, request):
-            told = self._stored(request, states.FAILURE, reject)
+            told += self._stored(request, states.FAILURE, reject)
         return Outcome(Verdict.REJECT, self._packed(told), states.REJECTED)
 
     def retried(self, task: Task[..., Any], request: Request, run: Run, retry: Retry) -> Outcome:
-        """The next attempt, then the RETRY state."""
+        """The next attempt, then the RETRY state. A Retry raised by hand comes to an end as `retry()` does."""
+        if retry.call is None and retrying.exhausted(task, request):
+            retry.exc = retrying.given_up(task, request, retry.exc)
+            return self.failed(task, request, retry.exc)
         trace = "".join(tracebacks.format_exception(retry))
         envelopes = [self._follow.retry(request, run.delivery, retry)]
         if not self._ignores(task, request):
             envelopes += self._stored(request, states.RETRY, retry.exc, trace)
-        logger.info("Task %s[%s] retry: %s", task.name, request.id, retry)
+        logger.info("Task %s[%s] retry: %s", request.name, request.id, retry)
         announcing.retried(task, request, retry, trace)
         return Outcome(publish=self._packed(envelopes), state=states.RETRY)
 
@@ -131,7 +138,14 @@ class Conclusions:
         return replace(outcome, publish=(*again, *outcome.publish))
 
     def refused(self, delivery: Delivery, error: Exception) -> Outcome:
-        """What cannot be run: a dead letter with the reason on it, and FAILURE for the caller, if one can be read."""
+        """What cannot be run: a dead letter with the reason on it, and FAILURE for the caller, if one can be read.
+
+        What is merely unknown here goes back first, `task_unknown_retries` times.
+        """
+        if isinstance(error, NotRegistered):
+            again = strangers.sent_back(self._follow, delivery, self._unknown_retries)
+            if again is not None:
+                return Outcome(publish=self._packed([again]))
         reason = _reason(error)
         logger.error(
             "refused a message on %s, now in its dead-letter queue: %s: %s", delivery.queue, reason, error
@@ -139,9 +153,12 @@ class Conclusions:
         dead = deadletters.refused(
             delivery, self._dead, reason=reason, error=f"{type(error).__name__}: {error}", node=self._node
         )
-        return Outcome(
-            publish=(dead, *self._packed(self._tell_sender(delivery, error))), state=states.REJECTED
-        )
+        told = [*self._follow.refused(delivery, error), *self._tell_sender(delivery, error)]
+        return Outcome(publish=(dead, *self._packed(told)), state=states.REJECTED)
+
+    def ignored(self, request: Request, ignore: Exception) -> Outcome:
+        """Nothing, but the part of a chord that would wait for it for ever."""
+        return Outcome(publish=self._packed(self._follow.left(request, ignore)), state=states.IGNORED)
 
     def translated(self, delivery: Delivery, message: protocol.TaskMessage) -> Outcome:
         """A call in protocol 1 once more, in protocol 2 and on its queue: only there does the parent see what its
@@ -165,35 +182,54 @@ class Conclusions:
         """What follows when a run ended from outside: expired, revoked, its child killed or lost, or not due yet."""
         match run.cause:
             case Cause.EARLY:
-                return Outcome(publish=self._packed([self._follow.later(run.delivery, float(run.detail))]))
+                return self._early(run)
             case Cause.EXPIRED | Cause.REVOKED | Cause.TERMINATED:
                 return self._revoked(run, task, request)
-            case Cause.LOST if self._of(task).acks_late and self._of(task).reject_on_worker_lost:
-                return self._crashed(run, task, request)
-        error: Exception = WorkerLost(f"the process that ran the task died: {run.detail}")
-        if run.cause is not Cause.TIMEOUT:
-            return self.failed(task, request, error)
+            case Cause.LOST:
+                return self._lost(run, task, request)
         outcome = self.failed(task, request, TimeLimitExceeded(float(run.detail)))
         options = self._of(task)
         again = options.acks_late and not options.acks_on_timeout
         return replace(outcome, verdict=Verdict.REQUEUE if again else Verdict.ACK)
 
+    def _early(self, run: Run) -> Outcome:
+        """To the ladder; in an outage back to the queue, from where it comes again when the broker does."""
+        try:
+            held = self._follow.later(run.delivery, float(run.detail))
+        except TransportError as error:
+            if not outage(error):
+                raise
+            return Outcome(Verdict.REQUEUE)
+        return Outcome(publish=self._packed([held]))
+
     def _revoked(self, run: Run, task: Task[..., Any], request: Request) -> Outcome:
         expired, terminated = run.cause is Cause.EXPIRED, run.cause is Cause.TERMINATED
         word = "expired" if expired else "terminated" if terminated else "revoked"
-        logger.info("Task %s[%s] %s", task.name, request.id, word)
+        logger.info("Task %s[%s] %s", request.name, request.id, word)
         announcing.revoked(task, request, expired=expired, terminated=terminated)
-        told: list[Envelope] = []
+        told = self._follow.left(request, TaskRevoked(word))
         if not self._ignores(task, request):
-            told = self._stored(request, states.REVOKED, TaskRevoked(word))
+            told += self._stored(request, states.REVOKED, TaskRevoked(word))
         return Outcome(publish=self._packed(told), state=states.REVOKED)
+
+    def _lost(self, run: Run, task: Task[..., Any], request: Request) -> Outcome:
+        """Its process died: a retry, the same message again, or WorkerLost for the caller, as its options say."""
+        options = self._of(task)
+        error = WorkerLost(f"the process that ran the task died: {run.detail}")
+        if options.retry_on_worker_lost:
+            if retrying.exhausted(task, request):
+                return self.failed(task, request, error)
+            return self.retried(task, request, run, task.retry(exc=error, throw=False))
+        if options.acks_late and options.reject_on_worker_lost:
+            return self._crashed(run, task, request)
+        return self.failed(task, request, error)
 
     def _crashed(self, run: Run, task: Task[..., Any], request: Request) -> Outcome:
         """`reject_on_worker_lost`: again, with one more crash on the message; dead at `worker_lost_limit`."""
-        crashes = int(request.headers.get(CRASHES) or 0) + 1
+        crashes = counted(request.headers, CRASHES) + 1
         if crashes < self._lost_limit:
             logger.warning(
-                "Task %s[%s] lost its process (%d): %s", task.name, request.id, crashes, run.detail
+                "Task %s[%s] lost its process (%d): %s", request.name, request.id, crashes, run.detail
             )
             return Outcome(publish=(self._follow.again(run.delivery, {CRASHES: crashes}),))
         error = WorkerLost(

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from amqptasks.amqp import Queue
+from amqptasks.amqp import Arguments, Queue
 from amqptasks.backoff import reconnecting
 from amqptasks.errors import (
     AccessRefused,
+    ChannelClosed,
     ConnectionLost,
     DuplicateNode,
     ResourceLocked,
@@ -25,12 +26,13 @@ from amqptasks.errors import (
     TransportError,
     VhostNotFound,
 )
-from amqptasks.transport.base import Connect, Link
+from amqptasks.transport.base import Connect, Consumer, Link
 from amqptasks.worker.dispatch import Dispatch
 from amqptasks.worker.lane import Lane
 from amqptasks.worker.outcome import WorkerQueue
+from amqptasks.worker.patience import Patience, without
 from amqptasks.worker.prefetch import Prefetch
-from amqptasks.worker.topology import declare
+from amqptasks.worker.topology import declare, reach_by_ladder
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class Consumers:
         prefetch: Callable[[], Prefetch],
         node: str,
         retrying: Retrying,
+        patience: Patience | None = None,
     ) -> None:
         self._connect = connect
         self._queues = tuple(queues)
@@ -69,6 +72,7 @@ class Consumers:
         self._prefetch = prefetch
         self._node = node
         self._retrying = retrying
+        self._patience = patience
         self._lanes: dict[str, Lane] = {}
         self._link: Link | None = None
         self._told: set[str] = set()
@@ -113,7 +117,7 @@ class Consumers:
     async def purge(self) -> int:
         """Empty the queues that are consumed; how many messages that were."""
         assert self._link is not None
-        return sum([await self._link.purge(queue.name) for queue in self._queues])
+        return sum([await self._link.purge(queue.name) for queue in self._queues if not queue.internal])
 
     async def close(self) -> None:
         """Send the last acks and close the connection; what is unsettled goes back to the broker."""
@@ -158,9 +162,10 @@ class Consumers:
         lanes: dict[str, Lane] = {}
         try:
             await self._claim_name(link)
-            for queue in self._queues:
+            queues = self._patient_queues(link)
+            for queue in queues:
                 await declare(link, queue.declare, self._told)
-            for queue in self._queues:
+            for queue in queues:
                 lanes[queue.name] = await self._open_lane(link, queue)
             if self._stopping:
                 raise ConnectionLost("the worker stops, so it consumes no more")
@@ -169,9 +174,20 @@ class Consumers:
             await link.close()
             raise
         self._link, self._lanes = link, lanes
+        self._in_background(reach_by_ladder(link, list(lanes), self._told))
         for lane in lanes.values():
             if lane.ended is not None:  # before it was known here
                 self._restart(lane, lane.ended)
+
+    def _patient_queues(self, link: Link) -> Sequence[WorkerQueue]:
+        if self._patience is None:
+            return self._queues
+        version = link.server.version_tuple
+        warning = self._patience.warning(version)
+        if warning and warning not in self._told:
+            self._told.add(warning)
+            logger.warning("%s", warning)
+        return [self._patience.asked(queue, version) for queue in self._queues]
 
     async def _claim_name(self, link: Link) -> None:
         """Hold an exclusive queue named after the node: a second worker of that name is told so by the broker."""
@@ -205,16 +221,25 @@ class Consumers:
     async def _open_lane(self, link: Link, queue: WorkerQueue) -> Lane:
         before = self._lanes.get(queue.name)
         lane = Lane(queue, before.prefetch if before else self._prefetch(), self._dispatch.receive)
-        consumer = await link.consume(
-            queue.name,
+        try:
+            consumer = await self._consumer(link, lane, queue.consumer_arguments)
+        except ChannelClosed:
+            plain = without(queue.consumer_arguments)
+            if plain == queue.consumer_arguments:
+                raise
+            consumer = await self._consumer(link, lane, plain)  # a classic queue takes no timeout
+        lane.attach(consumer, asyncio.get_running_loop())
+        return lane
+
+    async def _consumer(self, link: Link, lane: Lane, arguments: Arguments) -> Consumer:
+        return await link.consume(
+            lane.queue.name,
             lane.take,
             partial(self._cancelled, lane),
             prefetch=lane.prefetch.value,
-            tag=f"{self._node}.{queue.name}",
-            arguments=queue.consumer_arguments or None,
+            tag=f"{self._node}.{lane.queue.name}",
+            arguments=arguments or None,
         )
-        lane.attach(consumer, asyncio.get_running_loop())
-        return lane
 
     # --- losses ------------------------------------------------------------------------------------------
 
@@ -237,6 +262,7 @@ class Consumers:
                 return
             try:
                 await declare(link, queue.declare, self._told)
+                await reach_by_ladder(link, [queue.name], self._told)
                 lane = self._lanes[queue.name] = await self._open_lane(link, queue)
                 if lane.ended is None:
                     logger.info("consuming %s again", queue.name)
@@ -263,7 +289,8 @@ class Consumers:
         """Whether the lane holds more from now on."""
         before = lane.prefetch.value
         try:
-            value = await lane.adapt(interval, self._dispatch.longest_running(lane))
+            busy, early = self._dispatch.longest_running(lane), self._dispatch.early(lane)
+            value = await lane.adapt(interval, busy, early)
         except TransportError as error:
             logger.debug("prefetch of %s not changed: %s", lane.queue.name, error)
             return False

@@ -24,7 +24,7 @@ def refused(
     origin = Address(delivery.exchange, delivery.routing_key)
     headers = _reasons(reason, error, node, delivery.queue, origin)
     if crashes:
-        headers["x-amqptasks-crashes"] = crashes
+        headers[protocol.CRASHES] = crashes
     return _dead(properties, delivery.body, headers, Address(exchange, delivery.queue))
 
 
@@ -58,6 +58,7 @@ def forwarded(parcel: Parcel, exchange: str, *, reason: str, error: str, node: s
 
 def _dead(properties: Properties, body: bytes, reasons: dict[str, object], to: Address) -> Parcel:
     kept = protocol.strip_broker_headers(properties.headers or {})
+    reasons[protocol.DEATHS] = protocol.counted(kept, protocol.DEATHS) + 1
     # An expiration would let the dead letter expire as well, and a user id other than ours is refused (406).
     stamped = replace(properties, headers={**kept, **reasons}, expiration=None, user_id=None, delivery_mode=2)
     return codec.pack(Envelope(to, body, stamped, fate="raise"))

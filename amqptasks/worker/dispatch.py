@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import count
 
@@ -19,18 +20,18 @@ from amqptasks import states
 from amqptasks.amqp import Delivery, Parcel
 from amqptasks.errors import Nacked, NotFound, TooLarge, TransportError, Unroutable, WorkerLost
 from amqptasks.transport.publisher import Publisher
-from amqptasks.worker.admission import admit, fields_of, identity_of
+from amqptasks.worker.admission import admit, fields_of, identity_of, may_be_there_twice
+from amqptasks.worker.counting import Counting
 from amqptasks.worker.deadletters import forwarded, refused, told
-from amqptasks.worker.flight import UNKNOWN_TASK, Counters, Flight, Recent
+from amqptasks.worker.doubles import Doubles
+from amqptasks.worker.flight import UNKNOWN_TASK, Counters, Flight
+from amqptasks.worker.holding import Holding
 from amqptasks.worker.lane import Lane
 from amqptasks.worker.outcome import Cause, Manifest, Outcome, Run, TaskOptions, Verdict
 from amqptasks.worker.pools.base import Pool
+from amqptasks.worker.replies import FULL, Replies
 
 logger = logging.getLogger(__name__)
-
-REMEMBERED = 50_000
-"""Runs that were acknowledged or ended, kept to recognise their redeliveries."""
-
 
 OBITUARIES = 3
 """Children that may die on one message before the parent gives up on having its obituary written."""
@@ -42,6 +43,7 @@ class Dispatch:
     def __init__(self, pool: Pool, node: str) -> None:
         self._pool = pool
         self._publisher: Publisher
+        self._replies: Replies
         self._tasks: Mapping[str, TaskOptions] = {}
         self._node = node
         self._dead_exchange = ""
@@ -51,36 +53,46 @@ class Dispatch:
         self._received_hook = False
         self._loop = asyncio.get_running_loop()
         self._keys = count(1)
-        self._flights: dict[int, Flight] = {}
-        self._held: dict[int, tuple[Run, asyncio.TimerHandle]] = {}
-        self._done_before: Recent[Verdict] = Recent(REMEMBERED)
-        self._ghosts: dict[Hashable, Flight] = {}
+        self.flights: dict[int, Flight] = {}
+        self._holding = Holding(self._let_go, self._has_started)
+        self.rates = self._holding.rates
+        self._limited = self.rates.turns
+        self._doubles = Doubles(self._forget)
         self._paused = False
         self._idle = asyncio.Event()
         self.counters = Counters()
 
     def begin(self, publisher: Publisher, manifest: Manifest) -> None:
         """The pool has started and told what it knows; deliveries may come now."""
-        self._publisher = publisher
+        self._publisher, self._following = publisher, Counting(publisher)
+        self._replies = Replies(
+            publisher,
+            persistent=bool(manifest.settings.get("result_persistent")),
+            limit=manifest.settings.get("broker_max_message_size") or FULL,
+        )
         self._verbose = logger.isEnabledFor(logging.INFO)
         self._received_hook = "task_received" in manifest.hooks
         self._tasks = manifest.tasks
         self._dead_exchange = manifest.settings["task_dead_letter_exchange"]
         by_message = manifest.results.startswith("rpc")
         self._serializer = manifest.settings["result_serializer"] if by_message else ""
+        for name, options in manifest.tasks.items():
+            self.rates.change(name, options.rate_limit)
 
     # --- in ----------------------------------------------------------------------------------------------
 
     def receive(self, lane: Lane, delivery: Delivery) -> None:
-        """Take a delivery: run it, hold it for less than a second, or have its obituary written."""
+        """Take a delivery: run it, hold it until its second or its turn comes, or have its obituary written."""
         self.counters.received += 1
         lane.took()
         fields = fields_of(delivery)
         options = self._tasks.get(fields.get("task", ""), UNKNOWN_TASK)
         key = next(self._keys)
         flight = Flight(key, delivery, lane, options, self._loop.time(), identity_of(delivery, fields))
-        self._flights[key] = flight
-        if delivery.redelivered and flight.identity is not None and self._is_double(flight):
+        self.flights[key] = flight
+        flight.climbed = may_be_there_twice(delivery)
+        again = delivery.redelivered or flight.climbed
+        if again and flight.identity is not None and self._is_double(flight):
             return
         if self._received_hook:
             self._pool.hook("task_received", delivery)
@@ -88,61 +100,64 @@ class Dispatch:
             logger.info("Task %s[%s] received", *map(fields.get, ("task", "id")))
         now = admit(fields, options, time.time())
         run = Run(key, delivery, now.cause, now.detail, now.soft, now.hard)
-        if now.wait > 0:
-            self._held[key] = (run, self._loop.call_later(now.wait, self._release, run))
+        if now.wait > 0 or options.name in self._limited:
+            self._holding.add(options.name, run, now.wait)
         else:
             self._pool.submit(run)
 
-    def _release(self, run: Run) -> None:
-        if self._held.pop(run.key, None) is not None:
-            self._pool.submit(run)
+    def _let_go(self, run: Run) -> None:
+        """It was held; meanwhile it may have expired."""
+        now = admit(fields_of(run.delivery), self.flights[run.key].options, time.time())
+        self._pool.submit(replace(run, cause=Cause.EXPIRED) if now.cause is Cause.EXPIRED else run)
+
+    def _has_started(self, key: int) -> bool:
+        flight = self.flights.get(key)
+        return flight is None or flight.started
 
     def _is_double(self, flight: Flight) -> bool:
         """True when this very message was started or finished here: the redelivery shares that run's outcome."""
-        verdict = self._done_before.get(flight.identity)
+        verdict = self._doubles.done.get(flight.identity)
         if verdict is not None:
             self.counters.doubles += 1
             logger.info("dropped a redelivery of %s: it ran here before", flight.identity)
             self._settle(flight, verdict)
             return True
-        first = self._ghosts.get(flight.identity)
-        if first is None:
-            return False
-        self.counters.doubles += 1
-        if first.heir is not None:
-            self._forget(first.heir)
-        first.heir = flight
-        return True
+        joined = self._doubles.join(flight)
+        self.counters.doubles += joined
+        return joined
 
     # --- the pool's reports ------------------------------------------------------------------------------
 
     def started(self, key: int, pid: int, publish: Sequence[Parcel]) -> None:
         self.counters.started += 1
-        flight = self._flights[key]
+        flight = self.flights[key]
         flight.started = True
         for parcel in publish:
             self._publisher.post(parcel, partial(self._told, parcel))
         if not flight.options.acks_late:
             flight.acked = True
-            self._done_before.add(flight.identity, Verdict.ACK)
+            self._doubles.done.add(flight.identity, Verdict.ACK)
             if not flight.void:
                 flight.lane.settler.ack(flight.delivery.tag)
                 flight.lane.released()
 
     def finished(self, key: int, outcome: Outcome) -> None:
-        flight = self._flights[key]
-        counters = self.counters
-        counters.finished += 1
+        flight = self.flights[key]
+        self.counters.ended(outcome.state)
         flight.lane.finished += 1
-        if outcome.state:
-            counters.states[outcome.state] = counters.states.get(outcome.state, 0) + 1
+        if outcome.state == states.IGNORED:
+            self._doubles.renounce(flight)
         if not outcome.publish:
             self._settle(flight, outcome.verdict)
             return
         flight.verdict = outcome.verdict
-        flight.unconfirmed = len(outcome.publish)
-        for parcel in outcome.publish:
-            self._publisher.post(parcel, partial(self._confirmed, flight, parcel))
+        if len(outcome.publish) == 1 and outcome.publish[0].fate == "drop":  # a result and nothing else
+            flight.unconfirmed = 1
+            self._replies.post(outcome.publish[0], partial(self._confirmed, flight, outcome.publish[0]))
+        else:
+            flight.unconfirmed = len(outcome.publish)
+            for parcel in outcome.publish:
+                self._following.post(parcel, partial(self._confirmed, flight, parcel))
         if self._publisher.saturated and not self._paused:
             self._paused = True
             self._pool.pause(paused=True)
@@ -150,7 +165,7 @@ class Dispatch:
     def lost(self, key: int, reason: str, innocent: bool, cause: Cause = Cause.LOST) -> None:
         """A child died. Late-acknowledged bystanders go back; for the rest a child writes the obituary."""
         self.counters.lost += 1
-        flight = self._flights[key]
+        flight = self.flights[key]
         flight.failed = True
         flight.losses += 1
         if flight.options.acks_late and (innocent or self._abandoning):
@@ -216,10 +231,10 @@ class Dispatch:
         """The only place that settles a late-acknowledged delivery."""
         heir = flight.heir
         if verdict is Verdict.REQUEUE:
-            self._done_before.discard(flight.identity)  # to run again is what its redelivery is for
+            self._doubles.done.discard(flight.identity)  # to run again is what its redelivery is for
         else:
             # Whether the broker got an ack shows only when the connection is lost and the message comes again.
-            self._done_before.add(flight.identity, verdict)
+            self._doubles.done.add(flight.identity, verdict)
         if not flight.void and not flight.acked:
             settler, tag = flight.lane.settler, flight.delivery.tag
             flight.lane.released()
@@ -230,42 +245,52 @@ class Dispatch:
             else:
                 settler.requeue(tag, flight.failed)
         self._forget(flight)
-        if heir is not None:
+        if heir is None:
+            return
+        if verdict is Verdict.REQUEUE and not flight.void:
+            self._settle(heir, Verdict.ACK)  # both are on the broker: one of them is enough
+            self._doubles.done.discard(flight.identity)
+        else:
             self._settle(heir, verdict)
 
     def _forget(self, flight: Flight) -> None:
-        self._flights.pop(flight.key, None)
-        if flight.void and self._ghosts.get(flight.identity) is flight:
-            del self._ghosts[flight.identity]
-        if not self._flights:
+        self.flights.pop(flight.key, None)
+        if flight.void or flight.climbed:
+            self._doubles.forget(flight)
+        if not self.flights:
             self._idle.set()
 
     # --- endings -----------------------------------------------------------------------------------------
 
     def void(self, lane: Lane) -> None:
         """The lane's channel is gone: its tags are void, what has not started will be delivered again."""
-        for flight in self._flights.values():
+        for flight in self.flights.values():
             if flight.lane is lane:
                 flight.void = True
-        for key in [key for key in self._held if self._flights[key].void]:
-            _, timer = self._held.pop(key)
-            timer.cancel()
-            self._forget(self._flights[key])
+        for run in self._holding.take_back({key for key, flight in self.flights.items() if flight.void}):
+            self._drop(self.flights[run.key])
         for run in self._pool.recall():
-            flight = self._flights[run.key]
+            flight = self.flights[run.key]
             if flight.void and not flight.started:
-                self._forget(flight)
+                self._drop(flight)
             else:
                 self._pool.submit(run)
-        for flight in self._flights.values():
-            if flight.void and flight.identity is not None:
-                self._ghosts.setdefault(flight.identity, flight)
+        for flight in self.flights.values():
+            if flight.void:
+                self._doubles.expect(flight)
+
+    def _drop(self, flight: Flight) -> None:
+        """Its channel is gone and it has not started: its redelivery is another flight, and so are its heirs'."""
+        heir = flight.heir
+        self._forget(flight)
+        if heir is not None:
+            self._drop(heir)
 
     def give_back(self) -> int:
         """Return everything that has not started to the broker; how many that were."""
         returned = 0
-        for run in self._take_back():
-            flight = self._flights.get(run.key)
+        for run in self._holding.take_back() + self._pool.recall():
+            flight = self.flights.get(run.key)
             if flight is None:
                 continue
             if run.cause in (Cause.LOST, Cause.TIMEOUT, Cause.TERMINATED):
@@ -276,27 +301,19 @@ class Dispatch:
         self.counters.returned += returned
         return returned
 
-    def take_overdue(self, age: float) -> list[Flight]:
-        """Take from the pool what came more than `age` seconds ago and has not started."""
-        latest = self._loop.time() - age
-        waiting = {
-            key for key, flight in self._flights.items() if flight.since < latest and not flight.started
-        }
-        waiting.difference_update(self._held)
-        if not waiting:
-            return []
-        overdue = []
+    def take_back(self, keys: Collection[int]) -> list[Run]:
+        """Take out those of `keys` that have not started."""
+        taken = self._holding.take_back(keys)
         for run in self._pool.recall():
-            flight = self._flights[run.key]
-            if run.key in waiting and not flight.void:
-                overdue.append(flight)
+            if run.key in keys:
+                taken.append(run)
             else:
                 self._pool.submit(run)
-        return overdue
+        return taken
 
-    def wait_on(self, flight: Flight) -> None:
-        """Put back what `take_overdue` took."""
-        self._pool.submit(Run(flight.key, flight.delivery))
+    def wait_on(self, run: Run) -> None:
+        """Put back what `take_back` took."""
+        self._holding.add(self.flights[run.key].options.name, run)
 
     def abandon(self) -> None:
         """Kill the children that run tasks. Late-acknowledged tasks go back to the broker; of early ones, which
@@ -306,28 +323,26 @@ class Dispatch:
             if not self._pool.terminate(key, "the worker was shut down cold"):
                 logger.warning("a running task could not be stopped; the worker leaves it")
 
-    def _take_back(self) -> list[Run]:
-        held = list(self._held.values())
-        self._held.clear()
-        for _, timer in held:
-            timer.cancel()
-        return [run for run, _ in held] + self._pool.recall()
-
     async def settled(self) -> None:
         """Wait until nothing is in flight; the caller bounds it."""
-        while self._flights:
+        while self.flights:
             self._idle.clear()
             await self._idle.wait()
 
     def longest_running(self, lane: Lane) -> float:
         """Seconds that the lane's longest running task has taken so far."""
         now = self._loop.time()
-        flights = self._flights
+        flights = self.flights
         mine = [
             start for key, start in self._pool.running.items() if key in flights and flights[key].lane is lane
         ]
         return now - min(mine) if mine else 0.0
 
+    def early(self, lane: Lane) -> int:
+        """How many of the lane's deliveries wait until they are due."""
+        flights = self.flights
+        return sum(1 for key in self._holding.due if key in flights and flights[key].lane is lane)
+
     @property
     def in_flight(self) -> int:
-        return len(self._flights)
+        return len(self.flights)

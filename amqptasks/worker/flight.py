@@ -33,6 +33,8 @@ class Flight:
     started: bool = False
     acked: bool = False
     """Settled on the broker already: early, at the start."""
+    climbed: bool = False
+    """It came by the ladder, which may pass a message on twice."""
     void: bool = False
     """The channel that delivered it is gone; the broker will deliver it again."""
     unconfirmed: int = 0
@@ -88,3 +90,9 @@ class Counters:
     undeliverable: int = 0
     """Results whose client is gone."""
     states: dict[str, int] = field(default_factory=dict)
+
+    def ended(self, state: str) -> None:
+        """Count a run that ended, in a state if it has one."""
+        self.finished += 1
+        if state:
+            self.states[state] = self.states.get(state, 0) + 1

@@ -7,7 +7,7 @@ this child's own connection.
 
 from __future__ import annotations
 
-import inspect
+import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,16 +15,20 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from amqptasks import batch, delay, protocol, states
+from amqptasks import batch, declarations, delay, protocol, states
 from amqptasks.amqp import Address, Delivery, Envelope, Parcel
-from amqptasks.backends.base import Meta
+from amqptasks.canvas import failing, sending
+from amqptasks.canvas.parts import PART
+from amqptasks.canvas.sending import unwrapped
 from amqptasks.composing import Call
-from amqptasks.errors import Retry
+from amqptasks.errors import AmqptasksError, Retry, TaskRevoked, TransportError
 from amqptasks.request import Request
 from amqptasks.result import AsyncResult
-from amqptasks.signatures import signature
+from amqptasks.serialization import accept_set
+from amqptasks.signatures import Signature, kind_of, signature
 from amqptasks.transport import codec
-from amqptasks.worker.copies import copied
+from amqptasks.transport.keeping import outage
+from amqptasks.worker.copies import climbing, copied
 
 if TYPE_CHECKING:
     from amqptasks.app import App
@@ -32,8 +36,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+OUTAGE = 300.0
+"""Seconds that a finished run waits for the broker to declare what its follow-ups need."""
+
+
 class Gathering(batch.Batch):
     """A batch that keeps what the app would publish."""
+
+    answers = False
 
     def __init__(self, owner: object) -> None:
         super().__init__(_never, _never, owner)
@@ -56,21 +66,44 @@ class FollowUps:
         """Callbacks, then the chain's next step, each with the value as its first argument (Celery's order)."""
         with self._gathered() as gathering:
             for callback in request.callbacks or ():
-                signature(callback, app=self._app).apply_async((value,))
+                if callback["task"] == PART:
+                    failing.leave(self._app, callback, request, states.SUCCESS, value)
+                else:
+                    signature(callback, app=self._app).apply_async((value,))
             if request.chain:
                 *rest, following = request.chain
-                signature(following, app=self._app).apply_async((value,), chain=rest or None)
+                self._step(unwrapped(following, self._app), value, rest)
         return dead_if_unroutable(gathering.envelopes)
 
     def failure(self, request: Request, error: BaseException, trace: str) -> list[Envelope]:
         """The same FAILURE for every later step of the chain, then errbacks."""
-        told: list[Envelope] = []
-        for step in request.chain or ():
-            self._fail_step(step, request, error, trace, told)
+        told = failing.rest_told(self._app, request.chain or (), error, trace, request.id)
         with self._gathered() as gathering:
-            for errback in request.errbacks or ():
-                self._errback(errback, request, error, trace)
+            failing.call_errbacks(self._app, request.errbacks or (), request, error, trace)
         return [*told, *dead_if_unroutable(gathering.envelopes)]
+
+    def left(self, request: Request, error: Exception) -> list[Envelope]:
+        """What waits for a run that ended without a value or a failure: its chord, and once revoked its chain."""
+        linked = [errback for errback in request.errbacks or () if errback["task"] == PART]
+        revoked = isinstance(error, TaskRevoked)
+        if not linked and not (revoked and request.chain):
+            return []
+        trace = f"{type(error).__name__}: {error}"
+        told = failing.rest_told(self._app, request.chain or (), error, trace, request.id) if revoked else []
+        with self._gathered() as gathering:
+            failing.call_errbacks(self._app, linked, request, error, trace)
+        return [*told, *dead_if_unroutable(gathering.envelopes)]
+
+    def refused(self, delivery: Delivery, error: Exception) -> list[Envelope]:
+        """What follows from a call that nobody here can run, as far as it can be read: as if it had failed."""
+        conf = self._app.conf
+        accept = accept_set(conf.accept_content)
+        try:
+            message = protocol.decode(codec.unpack(delivery), accept=accept, limit=conf.message_inflate_limit)
+            return self.failure(Request.of(message, delivery), error, f"{type(error).__name__}: {error}")
+        except AmqptasksError as unreadable:
+            logger.debug("what follows from a refused message cannot be told: %s", unreadable)
+            return []
 
     def retry(self, request: Request, delivery: Delivery, retry: Retry) -> Envelope:
         """The next attempt: same id, same queue, one retry more, held by the ladder until it is due."""
@@ -81,13 +114,19 @@ class FollowUps:
             call, message=replace(call.message, headers=protocol.strip_broker_headers(call.message.headers))
         )
         envelope, ladder = call.encode()
-        # Its own queue is there: it has just been consumed from.
-        self._app.prepare(None if call.queue == delivery.queue else call.queue, ladder)
+        try:
+            # Its own queue is there: it has just been consumed from.
+            self._app.prepare(None if call.queue == delivery.queue else call.queue, ladder)
+        except TransportError as error:
+            if not outage(error):
+                raise
+            # The parent publishes once the broker is back; whoever receives it then sees its eta, and uses the ladder.
+            envelope = protocol.encode(call.message, call.address)
         return replace(envelope, fate="dead")
 
-    def later(self, delivery: Delivery, seconds: float) -> Envelope:
-        """A message that came before its time from a sender without the ladder, untouched but for the ladder."""
-        return self._held(copied(delivery), seconds, delivery.queue)
+    def later(self, delivery: Delivery, seconds: float, headers: Mapping[str, Any] | None = None) -> Envelope:
+        """A message for another time, untouched but for the ladder and further headers."""
+        return self._held(climbing(delivery, headers), seconds, delivery.queue)
 
     def again(self, delivery: Delivery, headers: Mapping[str, Any]) -> Parcel:
         """The same message once more, on its queue, with further headers."""
@@ -98,10 +137,12 @@ class FollowUps:
     @contextmanager
     def _gathered(self) -> Iterator[Gathering]:
         gathering = Gathering(self._app)
-        token = batch.current.set(gathering)
+        # The task has run, and what follows cannot be published in an outage: there is nothing better to do than wait.
+        token, waiting = batch.current.set(gathering), declarations.outlasting.set(_patience())
         try:
             yield gathering
         finally:
+            declarations.outlasting.reset(waiting)
             batch.current.reset(token)
 
     def _by_hand(self, request: Request, delivery: Delivery, retry: Retry) -> Call:
@@ -118,42 +159,11 @@ class FollowUps:
         self._app.prepare(None, entities)
         return replace(held, fate="dead")
 
-    def _fail_step(
-        self,
-        step: Mapping[str, Any],
-        request: Request,
-        error: BaseException,
-        trace: str,
-        told: list[Envelope],
-    ) -> None:
-        options = step.get("options") or {}
-        if not options.get("task_id") or not options.get("reply_to"):
-            return
-        meta = Meta(
-            task_id=options["task_id"],
-            status=states.FAILURE,
-            result=error,
-            traceback=trace,
-            date_done=datetime.now(UTC).isoformat(),
-            parent_id=request.id,
-            reply_to=options["reply_to"],
-            correlation_id=options["task_id"],
-        )
-        self._app.backend.store(meta, told.append)
-
-    def _errback(
-        self, errback: Mapping[str, Any], request: Request, error: BaseException, trace: str
-    ) -> None:
-        """New style, with (request, exc, traceback), runs here; old style is sent with the failed task's id."""
-        call = signature(errback, app=self._app)
-        task = self._app.tasks.get(call.task)
-        if task is not None and _takes_several(task.run):
-            try:
-                task(request, error, trace, *call.args, **call.kwargs)
-            except Exception:
-                logger.exception("errback %s raised; the task's outcome is not changed by it", call.task)
+    def _step(self, step: Signature, value: Any, rest: Sequence[Mapping[str, Any]]) -> None:
+        if kind_of(step) == "task":
+            step.apply_async((value,), chain=rest or None)
         else:
-            call.apply_async((request.id,))
+            sending.send(sending.then(step.clone((value,)), rest, self._app))
 
 
 def _never(envelopes: Sequence[Any]) -> NoReturn:
@@ -167,18 +177,16 @@ def dead_if_unroutable(envelopes: Sequence[Envelope]) -> list[Envelope]:
     ]
 
 
+def _patience() -> float:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return OUTAGE
+    return 0.0  # the other coroutines of this loop would wait as well
+
+
 def _seconds(when: float | datetime | None, now: datetime) -> float:
     if isinstance(when, datetime):
         aware = when if when.tzinfo else when.replace(tzinfo=UTC)
         return max(0.0, (aware - now).total_seconds())
     return max(0.0, float(when or 0.0))
-
-
-def _takes_several(function: Any) -> bool:
-    """More than one positional argument: Celery's sign of a new-style errback."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(positional) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)

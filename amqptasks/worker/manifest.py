@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from amqptasks import signals
+from amqptasks.canvas.parts import internal_queue
 from amqptasks.entities import declaration
+from amqptasks.errors import ImproperlyConfigured
+from amqptasks.shown import shown
 from amqptasks.topology import Queue
+from amqptasks.worker import custom
 from amqptasks.worker.outcome import Manifest, TaskOptions, WorkerQueue
+from amqptasks.worker.rates import per_second
 
 if TYPE_CHECKING:
     from amqptasks.app import App
@@ -21,20 +29,16 @@ HOOKS = ("worker_ready", "worker_shutdown", "worker_shutting_down", "task_receiv
 UNREAD_SETTINGS = (
     "broker_login_method",
     "broker_transport_options",
-    "task_default_rate_limit",
     "task_remote_tracebacks",
     "task_repr_maxlevels",
-    "task_retry_on_worker_lost",
     "task_send_sent_event",
     "worker_cancel_long_running_tasks_on_connection_loss",
     "worker_direct",
-    "worker_disable_rate_limits",
     "worker_enable_soft_shutdown_on_idle",
     "worker_pool_restarts",
     "worker_send_task_events",
     "worker_state_db",
 )
-UNREAD_OPTIONS = ("rate_limit", "retry_on_worker_lost")
 """Celery's names that load, so that its configurations do, and that nothing here acts on yet."""
 
 
@@ -44,21 +48,57 @@ def build(app: App, *, queues: tuple[str, ...], exclude: tuple[str, ...]) -> Man
     tasks = {name: options_of(task, app.conf) for name, task in app.tasks.items()}
     return Manifest(
         app=f"{app.main or '__main__'}:{hex(id(app))}",
-        settings=app.conf.table(with_defaults=True, censored=False),
-        queues=tuple(_queue(queue, app.conf) for queue in chosen),
+        settings={
+            name: _plain(value) for name, value in app.conf.table(with_defaults=True, censored=False).items()
+        },
+        queues=(*(_queue(queue, app.conf) for queue in chosen), _internal(app.conf)),
         tasks=tasks,
         results=app.backend.url,
-        hooks=frozenset(name for name in HOOKS if getattr(signals, name).receivers),
-        warnings=(*_warnings(app.conf, tasks), *_without_effect(app)),
+        hooks=_hooks(app),
+        warnings=(*_warnings(app, tasks), *_without_effect(app)),
     )
 
 
-def _warnings(conf: Config, tasks: Mapping[str, TaskOptions]) -> Iterator[str]:
+def _plain(value: Any) -> Any:
+    """Return a setting without the user's code in it: the parent cannot unpickle what it does not import.
+
+    Functions of `task_routes`, methods and objects of `task_annotations`: it needs none of them.
+    """
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(each) for key, each in value.items()}
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(_plain(each) for each in value)
+    if isinstance(value, str):
+        return value[:]  # the plain text of a user's own kind, an enumeration's member
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return int(value) if isinstance(value, int) else float(value)
+    root = type(value).__module__.partition(".")[0]
+    is_ours = root == "amqptasks" or root in sys.stdlib_module_names
+    return shown(value) if callable(value) or not is_ours else value
+
+
+def _hooks(app: App) -> frozenset[str]:
+    """What the helper child is to tell: signals with receivers, and what a `Request` class wants to know."""
+    hooks = {name for name in HOOKS if getattr(signals, name).receivers}
+    if custom.resolve(app.tasks.values()):
+        hooks.add(signals.task_received.name)
+    return frozenset(hooks)
+
+
+def _warnings(app: App, tasks: Mapping[str, TaskOptions]) -> Iterator[str]:
+    pool = app.conf.worker_pool
     limited = [name for name, task in tasks.items() if task.time_limit or task.soft_time_limit]
-    if limited and conf.worker_pool != "prefork":
+    if pool == "asyncio":
+        limited = [name for name in limited if not inspect.iscoroutinefunction(app.tasks[name].run)]
+    if limited and pool != "prefork":
         yield (
-            f"time limits are not kept by the {conf.worker_pool} pool, which cannot stop a thread; "
+            f"time limits are not kept by the {pool} pool, which cannot stop a thread; "
             f"use prefork for {', '.join(sorted(limited)[:5])}"
+        )
+    if pool != "prefork" and (app.conf.worker_max_tasks_per_child or app.conf.worker_max_memory_per_child):
+        yield (
+            f"worker_max_tasks_per_child and worker_max_memory_per_child have no effect in the {pool} pool, where "
+            "the child has other tasks when one ends; use prefork"
         )
 
 
@@ -67,10 +107,6 @@ def _without_effect(app: App) -> Iterator[str]:
     for name in UNREAD_SETTINGS:
         if changed.get(name):
             yield f"setting {name} has no effect in this version; leave it out until it has"
-    for option in UNREAD_OPTIONS:
-        names = sorted(name for name, task in app.tasks.items() if getattr(task, option))
-        if names:
-            yield f"{option} of {', '.join(names[:5])} has no effect in this version; do not rely on it"
 
 
 def _queue(queue: Queue, conf: Config) -> WorkerQueue:
@@ -82,6 +118,11 @@ def _queue(queue: Queue, conf: Config) -> WorkerQueue:
         routing_key=queue.routing_key or "",
         consumer_arguments=dict(queue.consumer_arguments or {}),
     )
+
+
+def _internal(conf: Config) -> WorkerQueue:
+    """What every worker consumes, whatever `-Q` and `-X` say: chords are joined there."""
+    return replace(_queue(internal_queue(conf), conf), internal=True)
 
 
 def options_of(task: Task[..., Any], conf: Config) -> TaskOptions:
@@ -99,9 +140,20 @@ def options_of(task: Task[..., Any], conf: Config) -> TaskOptions:
         acks_on_failure=bool(either if on_failure is None else on_failure),
         acks_on_timeout=bool(either if on_timeout is None else on_timeout),
         reject_on_worker_lost=bool(chosen("reject_on_worker_lost")),
+        retry_on_worker_lost=bool(chosen("retry_on_worker_lost")),
         ignore_result=bool(chosen("ignore_result")),
         store_errors_even_if_ignored=bool(chosen("store_errors_even_if_ignored")),
         track_started=bool(chosen("track_started")),
         soft_time_limit=chosen("soft_time_limit"),
         time_limit=chosen("time_limit"),
+        rate_limit=_rate(task, conf),
     )
+
+
+def _rate(task: Task[..., Any], conf: Config) -> float:
+    if conf.worker_disable_rate_limits:
+        return 0.0
+    try:
+        return per_second(conf.task_default_rate_limit if task.rate_limit is None else task.rate_limit)
+    except ImproperlyConfigured as error:
+        raise ImproperlyConfigured(f"rate_limit of task {task.name}: {error}") from None

@@ -10,7 +10,7 @@ from typing import Any
 from amqptasks.worker import cpus
 
 DEFAULT_NAME = "amqptasks"
-POOLS = ("prefork", "threads", "solo")
+POOLS = ("prefork", "threads", "asyncio", "solo")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

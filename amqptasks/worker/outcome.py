@@ -72,6 +72,7 @@ class TaskOptions:
     acks_on_failure: bool = True
     acks_on_timeout: bool = True
     reject_on_worker_lost: bool = False
+    retry_on_worker_lost: bool = False
     ignore_result: bool = False
     store_errors_even_if_ignored: bool = False
     track_started: bool = False
@@ -79,6 +80,8 @@ class TaskOptions:
     """Seconds."""
     time_limit: float | None = None
     """Seconds."""
+    rate_limit: float = 0.0
+    """Runs that a worker starts in a second; 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,8 @@ class WorkerQueue:
     exchange_type: str = "direct"
     routing_key: str = ""
     consumer_arguments: Mapping[str, Any] = field(default_factory=dict)
+    internal: bool = False
+    """The workers' own: neither shown nor purged."""
 
 
 @dataclass(frozen=True, slots=True)

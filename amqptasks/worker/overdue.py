@@ -2,8 +2,8 @@
 
 RabbitMQ closes the channel of a consumer that leaves a message unacknowledged for `consumer_timeout` (30 minutes
 unless changed), and with it everything else that this worker holds. So at half of that a message that waits behind
-long tasks is published anew, confirmed, and acknowledged: unlike a requeue that costs it no delivery of its
-`x-delivery-limit`, and it does not come straight back.
+long tasks, or for its turn under a rate limit, is published anew, confirmed, and acknowledged: unlike a requeue that
+costs it no delivery of its `x-delivery-limit`, and it does not come straight back.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from amqptasks import delay
 from amqptasks.errors import AmqptasksError
 from amqptasks.transport import codec
 from amqptasks.transport.base import Link
-from amqptasks.worker.copies import copied
+from amqptasks.worker.admission import fields_of
+from amqptasks.worker.copies import climbing
 from amqptasks.worker.dispatch import Dispatch
-from amqptasks.worker.flight import Flight
-from amqptasks.worker.outcome import Outcome
+from amqptasks.worker.outcome import Outcome, Run
 from amqptasks.worker.topology import declare
 
 logger = logging.getLogger(__name__)
@@ -44,17 +44,28 @@ class Overdue:
             link = self._link()
             if link is None or link.lost.done():
                 continue
-            for flight in self._dispatch.take_overdue(self._age):
-                await self._postpone(link, flight)
+            for run in self.take():
+                await self._postpone(link, run)
 
-    async def _postpone(self, link: Link, flight: Flight) -> None:
+    def take(self) -> list[Run]:
+        """Take out of the worker what came too long ago and has not started."""
+        latest = asyncio.get_running_loop().time() - self._age
+        waiting = {
+            key
+            for key, flight in self._dispatch.flights.items()
+            if flight.since < latest and not flight.started and not flight.void
+        }
+        return self._dispatch.take_back(waiting) if waiting else []
+
+    async def _postpone(self, link: Link, run: Run) -> None:
+        name = fields_of(run.delivery).get("id", "a message")
         try:
-            envelope, ladder = delay.delayed(copied(flight.delivery), AWAY, flight.delivery.queue)
+            envelope, ladder = delay.delayed(climbing(run.delivery), AWAY, run.delivery.queue)
             await declare(link, ladder, self._told)
         except AmqptasksError as error:
-            logger.warning("%s cannot be given back: %s; it waits on", flight.identity, error)
-            self._dispatch.wait_on(flight)
+            logger.warning("%s cannot be given back: %s; it waits on", name, error)
+            self._dispatch.wait_on(run)
             return
-        logger.info("%s has waited here for %d s and is given back", flight.identity, self._age)
+        logger.info("%s has waited here for %d s and is given back", name, self._age)
         self._dispatch.counters.returned += 1
-        self._dispatch.finished(flight.key, Outcome(publish=(codec.pack(envelope),)))
+        self._dispatch.finished(run.key, Outcome(publish=(codec.pack(envelope),)))

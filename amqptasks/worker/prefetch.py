@@ -40,13 +40,19 @@ class Prefetch:
             return self.slots * self.multiplier
         return self.slots * 2 if self.slots < MOST else self.slots
 
-    def observe(self, *, finished: int, interval: float, full: bool, longest_running: float) -> int:
-        """`finished` runs in `interval` seconds; `full`: held as many as allowed; `longest_running` in seconds."""
+    def observe(
+        self, *, finished: int, interval: float, full: bool, longest_running: float, early: int = 0
+    ) -> int:
+        """`finished` runs in `interval` seconds; `full`: held as many as allowed; `longest_running` in seconds.
+
+        `early` are held without work, for the rest of a second: they must not keep those away that are due.
+        """
         if self.multiplier is not None:
             return self.value
         if longest_running >= LONG and finished * LONG <= self.slots * interval * 2:
-            return self._set(self.slots)
-        wanted = min(MOST, max(self.slots * 2, math.ceil(finished / interval * WORK_AHEAD * 2)))
+            return self._with_long_tasks(early)
+        work = max(self.slots * 2, math.ceil(finished / interval * WORK_AHEAD * 2))
+        wanted = min(MOST, work + early * 2)
         if full and wanted > self.value:
             self._calm = 0.0
             # What is held bounds what is seen; so grow at least fourfold toward what may be possible.
@@ -58,6 +64,11 @@ class Prefetch:
         else:
             self._calm = 0.0
         return self.value
+
+    def _with_long_tasks(self, early: int) -> int:
+        if early and self.slots + early <= self.value <= self.slots + early * 8:
+            return self.value  # each change costs a consumer
+        return self._set(min(MOST, self.slots + early * 2))
 
     def _set(self, value: int) -> int:
         self._calm = 0.0

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from amqptasks.amqp import Binding, Entity
-from amqptasks.errors import AccessRefused, TopologyMismatch
+from amqptasks import delay
+from amqptasks.amqp import Binding, Entity, Exchange
+from amqptasks.errors import AccessRefused, NotFound, TopologyMismatch, TransportError
 from amqptasks.transport.base import Link
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,25 @@ async def declare(link: Link, entities: Sequence[Entity], told: set[str]) -> Non
         # One of them differs: go through them one by one, so that the others are declared all the same.
         for entity in entities:
             await _declare_one(link, entity, told)
+
+
+async def reach_by_ladder(link: Link, queues: Sequence[str], told: set[str]) -> None:
+    """Bind the queues to the ladder, if there is one.
+
+    Who sends with a delay has done so already; but a queue that was deleted and declared anew has lost that binding,
+    and the ladder may hold messages for it.
+    """
+    try:
+        await link.declare(Exchange(delay.OUT, "topic"), passive=True)
+    except NotFound:
+        return
+    except TransportError as error:
+        logger.debug("whether there are delays is not known: %s", error)
+        return
+    try:
+        await declare(link, [delay.destination(queue) for queue in queues], told)
+    except TransportError as error:
+        _tell_once(told, f"delayed messages may not find their queue: {error}")
 
 
 async def _declare_one(link: Link, entity: Entity, told: set[str]) -> None:

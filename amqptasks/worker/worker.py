@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import faulthandler
 import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Literal, TextIO
 
+from amqptasks.errors import NotRegistered
 from amqptasks.transport.base import Connect
 from amqptasks.transport.opening import configured
 from amqptasks.transport.publisher import Publisher
-from amqptasks.worker import banner
+from amqptasks.worker import banner, stacks
 from amqptasks.worker.consumer import Consumers, Retrying
 from amqptasks.worker.dispatch import Dispatch
 from amqptasks.worker.logging import LogSetup, install
 from amqptasks.worker.options import WorkerOptions
 from amqptasks.worker.outcome import LoadSpec, Manifest
 from amqptasks.worker.overdue import Overdue
+from amqptasks.worker.patience import Patience
 from amqptasks.worker.pools.base import Pool
 from amqptasks.worker.pools.opening import open_pool
 from amqptasks.worker.prefetch import Prefetch
+from amqptasks.worker.rates import per_second
 from amqptasks.worker.shutdown import Phase, Shutdown
 
 logger = logging.getLogger(__name__)
@@ -71,11 +73,22 @@ class Worker:
                 consuming.result()
             return await self._stop(manifest)
 
+    def rate_limit(self, task: str, rate: str | float | None) -> None:
+        """Start a task at most that often from now on: "10/s", "100/m", "1000/h", a number for a second; 0 or None
+        lifts its limit. Until this worker ends, whatever the settings say. Call it in the worker's loop.
+
+        Raises NotRegistered, ImproperlyConfigured.
+        """
+        if task not in self._tasks:
+            raise NotRegistered(f"{task} is no task of this worker, so it cannot have a rate limit")
+        self.dispatch.rates.change(task, per_second(rate))
+
     # --- what is opened, in this order -------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def _pool(self) -> AsyncIterator[Manifest]:
         manifest = await self.pool.start(self.dispatch)
+        self._tasks = manifest.tasks
         try:
             if self._out is not None:
                 self._announce(manifest, self._out)
@@ -95,8 +108,8 @@ class Worker:
     @contextlib.asynccontextmanager
     async def _consuming(self, manifest: Manifest) -> AsyncIterator[asyncio.Task[None]]:
         """Consume; the body gets the task that keeps it so, and watches the connection until the last ack."""
+        self._patience = Patience.of(manifest)
         self.consumers = self._make_consumers(manifest)
-        self._consumer_timeout = manifest.settings["broker_consumer_timeout"]
         consuming = asyncio.create_task(self._consume())
         try:
             yield consuming
@@ -113,6 +126,8 @@ class Worker:
         if self.options.purge:
             logger.warning("purged %d messages", await self.consumers.purge())
         self._say_ready()
+        if remark := self._patience.remark():
+            logger.info("%s", remark)
         self.pool.hook("worker_ready")
         if self._on_ready is not None:
             self._on_ready()
@@ -123,8 +138,8 @@ class Worker:
             watching.cancel()
 
     async def _give_back_overdue(self) -> None:
-        if self._consumer_timeout:
-            await Overdue(self.dispatch, lambda: self.consumers.link, self._consumer_timeout).run()
+        if self._patience.timeout:
+            await Overdue(self.dispatch, lambda: self.consumers.link, self._patience.timeout).run()
 
     # --- stopping ----------------------------------------------------------------------------------------
 
@@ -186,6 +201,7 @@ class Worker:
                 startup=settings["broker_connection_retry"] if waits is None else waits,
                 most=settings["broker_connection_max_retries"],
             ),
+            patience=self._patience,
         )
 
     def _opener(self, manifest: Manifest, role: Literal["read", "write"]) -> Connect:
@@ -206,9 +222,8 @@ class Worker:
             print(line, file=self._out, flush=True)
 
     def dump_stacks(self) -> None:
-        """Write the stacks of the parent and of its children to stderr."""
-        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        self.pool.dump()
+        """Write the running tasks, and the stacks of the parent and of its children, to stderr."""
+        stacks.dump(self.pool, self.dispatch, asyncio.get_running_loop().time(), sys.stderr)
 
 
 def run_worker(options: WorkerOptions) -> int:

@@ -65,6 +65,9 @@ class FakeDispatch:
     def longest_running(self, lane: Any) -> float:
         return 0.0
 
+    def early(self, lane: Any) -> int:
+        return 0
+
 
 def consumers(links: list[FakeLink], dispatch: FakeDispatch) -> Consumers:
     async def connect() -> FakeLink:

@@ -60,6 +60,8 @@ class FakePublisher:
     def post(self, parcel: Parcel, done: Done) -> None:
         self.posted.append((parcel, done))
 
+    def flush(self) -> None: ...
+
     def answer(self, error: TransportError | None = None) -> Parcel:
         """The fate of the oldest message without one."""
         parcel, done = self.posted.pop(0)
@@ -378,6 +380,17 @@ async def test_another_message_with_the_same_id_runs_unless_it_is_a_redelivery(s
     stage.finish(key, Outcome())
 
     assert stage.deliver("early") is not None
+
+
+@scenario
+async def test_what_replaced_a_task_runs_though_it_is_redelivered(stage):
+    """`replace()`: the run ends without a word, and another message has its id."""
+    for name in ("early", "late"):
+        key = stage.deliver(name, task_id=name)
+        stage.start(key)
+        stage.finish(key, Outcome(state="IGNORED"))
+
+        assert stage.deliver(name, task_id=name, redelivered=True) is not None
 
 
 @scenario

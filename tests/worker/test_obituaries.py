@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from amqptasks import states
+from amqptasks import Task, states
 from amqptasks.errors import WorkerLost
 from amqptasks.transport import codec
 from amqptasks.worker.executor import Executor
@@ -21,6 +21,10 @@ def calls(app):
     app.task(name="again", acks_late=True, reject_on_worker_lost=True)(noop)
     app.task(name="late", acks_late=True)(noop)
     app.task(name="early")(noop)
+    kept = {"retry_on_worker_lost": True, "max_retries": 2, "default_retry_delay": 30, "base": Told}
+    app.task(name="retried", acks_late=True, reject_on_worker_lost=True, **kept)(noop)
+    app.task(name="early_retried", **kept)(noop)
+    Told.heard.clear()
     results = []
 
     def call(name):
@@ -28,6 +32,18 @@ def calls(app):
         return results[-1], app.connection.get("amqptasks")
 
     return call
+
+
+class Told(Task):
+    """Notes which of its handlers heard of what."""
+
+    heard = []
+
+    def on_retry(self, exc, task_id, args, kwargs, einfo):
+        self.heard.append(("on_retry", type(exc).__name__))
+
+    def on_failure(self, exc, task_id, args, kwargs, einfo):
+        self.heard.append(("on_failure", type(exc).__name__))
 
 
 def obituary(app, delivery):
@@ -77,3 +93,48 @@ def test_by_default_the_caller_is_told_and_nothing_runs_again(app, calls, name):
     assert app.connection.get("amqptasks") is None
     with pytest.raises(WorkerLost, match="SIGKILL"):
         result.get(timeout=5)
+
+
+def attempt(app, name, *, retries=0):
+    """What a run on `name` that was the `retries`th retry and lost its process leaves: outcome, then the message."""
+    result = app.tasks[name].apply_async(retries=retries, headers={"tenant": "ada"})
+    outcome = obituary(app, app.connection.get("amqptasks"))
+    app.connection.publish(list(outcome.publish))
+    return result, outcome
+
+
+@pytest.mark.parametrize("name", ["retried", "early_retried"])
+def test_retry_on_worker_lost_is_a_retry_and_wins_over_reject_on_worker_lost(app, calls, name):
+    result, outcome = attempt(app, name)
+
+    (held, state) = outcome.publish
+    again = codec.decode_header(held.header).headers
+
+    assert (outcome.verdict, outcome.state) == (Verdict.ACK, states.RETRY)
+    assert held.exchange == "amqptasks.delay.1"
+    assert (again["id"], again["retries"], again["tenant"]) == (result.id, 1, "ada")
+    assert state.routing_key
+    assert result.state == states.RETRY
+    assert isinstance(result.result, WorkerLost)
+    assert Told.heard == [("on_retry", "WorkerLost")]
+
+
+@pytest.mark.parametrize("name", ["retried", "early_retried"])
+def test_retry_on_worker_lost_ends_at_max_retries(app, calls, name):
+    result, outcome = attempt(app, name, retries=2)
+
+    assert (outcome.verdict, outcome.state, len(outcome.publish)) == (Verdict.ACK, states.FAILURE, 1)
+    with pytest.raises(WorkerLost, match="SIGKILL"):
+        result.get(timeout=5)
+    assert Told.heard == [("on_failure", "WorkerLost")]
+
+
+def test_the_setting_retries_every_task_that_does_not_say_otherwise(app, calls):
+    app.conf.task_retry_on_worker_lost = True
+    app.task(name="not_this", retry_on_worker_lost=False)(lambda: None)
+
+    assert [attempt(app, name)[1].state for name in ("early", "late", "not_this")] == [
+        states.RETRY,
+        states.RETRY,
+        states.FAILURE,
+    ]

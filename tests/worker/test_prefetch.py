@@ -63,3 +63,34 @@ def test_an_idle_worker_keeps_what_it_has():
     values = {prefetch.observe(finished=0, interval=0.2, full=False, longest_running=0.0) for _ in range(50)}
 
     assert values == {before}
+
+
+def test_what_waits_for_its_second_does_not_keep_away_what_is_due():
+    prefetch = Prefetch(slots=2)
+
+    values = [
+        prefetch.observe(finished=2, interval=0.2, full=True, longest_running=0.0, early=prefetch.value)
+        for _ in range(6)
+    ]
+
+    assert values[-1] == MOST
+
+
+def test_it_makes_room_beside_long_tasks_too_and_holds_still_then():
+    prefetch = Prefetch(slots=2)
+    values = [
+        prefetch.observe(finished=0, interval=0.2, full=True, longest_running=2.0, early=early)
+        for early in (2, 5, 7, 6, 4, 3)
+    ]
+
+    assert values[0] >= 2 + 2
+    assert len(set(values[2:])) == 1
+    assert prefetch.observe(finished=0, interval=0.2, full=False, longest_running=2.0) == 2
+
+
+def test_what_waits_for_its_rate_limit_earns_no_more_of_it():
+    prefetch = Prefetch(slots=2)
+
+    values = {prefetch.observe(finished=2, interval=0.2, full=True, longest_running=0.0) for _ in range(100)}
+
+    assert values == {prefetch.initial()}

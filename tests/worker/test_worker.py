@@ -179,13 +179,15 @@ def test_a_result_that_cannot_be_sent_is_a_failure(app, worker):
         task(app, "odd").delay().get(timeout=5)
 
 
-def test_an_unknown_task_is_a_dead_letter_with_its_reason_and_its_caller_is_told(app, worker):
+def test_an_unknown_task_is_a_dead_letter_with_its_reason_and_its_caller_is_told(app):
+    app.conf.task_unknown_retries = 0
     result = app.send_task("proj.nowhere", (1,))
 
-    with pytest.raises(NotRegistered):
-        result.get(timeout=5)
+    with running_worker(app) as worker:
+        with pytest.raises(NotRegistered):
+            result.get(timeout=5)
+        worker.wait_until_idle()
 
-    worker.wait_until_idle()
     dead = app.connection.get("amqptasks.dead")
     headers = codec.decode_header(dead.header).headers
     assert headers["x-amqptasks-reason"] == "unknown"

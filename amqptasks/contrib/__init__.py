@@ -1,0 +1,1 @@
+"""What not everybody needs: classes of tasks for one purpose, and ties to frameworks."""

@@ -1,0 +1,89 @@
+"""Counts of one chord that fall due within a moment are one message, and all who asked hear of its confirm."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from amqptasks.amqp import Parcel
+from amqptasks.errors import ConnectionLost, TransportError
+from amqptasks.transport.base import Done
+from amqptasks.worker.counting import Counting
+
+
+class Recording:
+    """A publisher that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.posted: list[tuple[Parcel, Done]] = []
+        self._more = asyncio.Event()
+
+    def post(self, parcel: Parcel, done: Done) -> None:
+        self.posted.append((parcel, done))
+        self._more.set()
+
+    async def until(self, number: int) -> None:
+        while len(self.posted) < number:
+            self._more.clear()
+            await self._more.wait()
+
+    @property
+    def ids(self) -> list[str]:
+        return [parcel.message_id for parcel, _ in self.posted]
+
+
+def count(message_id: str) -> Parcel:
+    return Parcel("x", "k", b"", b"", message_id, "count")
+
+
+def after_a_moment(
+    *parcels: Parcel, answer: TransportError | None = None
+) -> tuple[list[str], dict[str, Any]]:
+    """Post all in one turn; return what was published, and what each of the senders heard."""
+    heard: dict[str, Any] = {}
+
+    async def scenario() -> list[str]:
+        publisher = Recording()
+        counting = Counting(publisher)  # type: ignore[arg-type]
+        for parcel in parcels:
+            counting.post(parcel, lambda error, parcel=parcel: heard.update({parcel.message_id: error}))
+        first = list(publisher.ids)
+        await publisher.until(len({each.message_id.partition(".")[0] for each in parcels}))
+        for _, done in publisher.posted:
+            done(answer)
+        return [*first, "|", *publisher.ids[len(first) :]]
+
+    return asyncio.run(asyncio.wait_for(scenario(), 10)), heard
+
+
+def test_one_count_stands_for_those_of_its_chord() -> None:
+    published, heard = after_a_moment(count("a.1"), count("a.2"), count("b.1"))
+
+    assert published == ["|", "a.1", "b.1"]
+    assert heard == {"a.1": None, "a.2": None, "b.1": None}
+
+
+def test_what_is_no_count_leaves_at_once_and_before() -> None:
+    published, _ = after_a_moment(count("a.1"), Parcel("", "q", b"", b"", "part", "drop"))
+
+    assert published == ["part", "|", "a.1"]
+
+
+def test_all_hear_of_a_refusal() -> None:
+    lost = ConnectionLost("gone")
+
+    _, heard = after_a_moment(count("a.1"), count("a.2"), answer=lost)
+
+    assert heard == {"a.1": lost, "a.2": lost}
+
+
+def test_a_later_count_is_a_message_of_its_own() -> None:
+    async def scenario() -> list[str]:
+        publisher = Recording()
+        counting = Counting(publisher)  # type: ignore[arg-type]
+        for number, name in enumerate(("a.1", "a.2"), 1):
+            counting.post(count(name), lambda error: None)
+            await publisher.until(number)
+        return publisher.ids
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 10)) == ["a.1", "a.2"]
