@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
+from random import Random
 from typing import TextIO
 
 from contenders import CONTENDERS, Contender
@@ -12,6 +14,10 @@ from contenders.base import from_threads, one_by_one
 
 LONG = 1.0
 """Seconds of a long task in the mix."""
+LATE_RATE = 2000
+"""Delayed tasks that fall due in a second."""
+WAIT = 0.1
+"""Seconds that a waiting task waits."""
 
 
 def send(contender: Contender, count: int) -> dict[str, float]:
@@ -62,7 +68,44 @@ def mix(contender: Contender, count: int) -> dict[str, float]:
     return {"seconds": time.monotonic() - start}
 
 
-WORK = {work.__name__: work for work in (send, threads, batch, call, group, mix)}
+def late(contender: Contender, count: int) -> dict[str, float]:
+    """Tasks that fall due in any order, `LATE_RATE` a second, once all of them are published."""
+    once = contender.client_send_late()
+    together = contender.client_together()
+    once(0.0, time.monotonic())
+    probe = min(300, count // 4)
+    start = time.perf_counter()
+    with together():
+        for _ in range(probe):
+            once(0.0, time.monotonic())
+    hold = 1.5 * (time.perf_counter() - start) / probe * count + 5.0
+    random = Random(3)
+    begin, start = time.monotonic() + hold, time.perf_counter()
+    with together():
+        for _ in range(count):
+            due = begin + random.uniform(0, count / LATE_RATE)
+            once(due - time.monotonic(), due)
+    return {"seconds": time.perf_counter() - start, "early": probe + 1, "begin": begin}
+
+
+def failing(contender: Contender, count: int) -> dict[str, float]:
+    return _together(contender, contender.client_send_failing(), count)
+
+
+def waiting(contender: Contender, count: int) -> dict[str, float]:
+    once = contender.client_send_waiting()
+    return _together(contender, lambda: once(WAIT), count)
+
+
+def _together(contender: Contender, once: Callable[[], object], count: int) -> dict[str, float]:
+    began = time.monotonic()
+    with contender.client_together()():
+        for _ in range(count):
+            once()
+    return {"began": began}
+
+
+WORK = {work.__name__: work for work in (send, threads, batch, call, group, mix, late, failing, waiting)}
 
 
 def main(name: str, what: str, count: str, out: TextIO = sys.stdout) -> None:

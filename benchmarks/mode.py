@@ -26,6 +26,9 @@ class Mode:
     results: bool = False
     confirmed: bool = True
     """Whether each publish waits for the broker's word."""
+    pool: str | None = None
+    slots: int = CONCURRENCY
+    """Tasks that run at the same time."""
 
     def to_environment(self) -> dict[str, str]:
         return {VARIABLE: json.dumps(asdict(self))}

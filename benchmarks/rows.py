@@ -46,8 +46,10 @@ class Row:
 
     def takes(self, contender: Contender) -> bool:
         mode = self.mode_of(contender, "")
-        return (contender.has_results or not mode.results) and (
-            contender.quorum or mode.queue_type != "quorum"
+        return (
+            (contender.has_results or not mode.results)
+            and (contender.quorum or mode.queue_type != "quorum")
+            and (mode.pool is None or mode.pool in contender.pools)
         )
 
 
@@ -169,6 +171,63 @@ def mix(bench: Bench, contender: Contender, mode: Mode) -> Measured:
     return {"p50": waits[len(waits) // 2], "p99": waits[int(len(waits) * 0.99)], "most": waits[-1]}
 
 
+# --- waiting ---------------------------------------------------------------------------------------------
+
+LATE = (
+    Figure("published", "published", "/s", more_is_better=True),
+    Figure("rate", "run (2,000 a second are due)", "/s", more_is_better=True),
+    Figure("grown", "memory that those waiting cost the worker", "MiB"),
+    Figure("p50", "late, p50", "ms"),
+    Figure("p99", "late, p99", "ms"),
+)
+
+
+def late(bench: Bench, contender: Contender, mode: Mode) -> Measured:
+    """Delayed tasks, published while a worker runs: what it makes of them until the first is due, and after."""
+    count = bench.size(2000, 100_000)
+    bench.empty(QUEUE)
+    bench.client(contender, mode, "send", 0)  # one no-op: the worker is ready when it has run
+    with bench.worker(contender, mode) as worker:
+        worker.wait(lambda done: done >= 1)
+        before = sum(worker.memory())
+        sent = bench.client(contender, mode, "late", count, timeout=900)
+        early = int(sent["early"])
+        most = sum(worker.memory())
+        hold = max(0.0, sent["begin"] - time.monotonic())
+        worker.wait(lambda done: done > early + 1, hold + 60)
+        most = max(most, sum(worker.memory()))
+        _, _, last = worker.wait(lambda done: done >= early + count + 1, 60)
+        waits = sorted(1000 * wait for wait in worker.counter.waits()[early:])
+    return {
+        "published": count / sent["seconds"],
+        "rate": count / (last - sent["begin"]),
+        "grown": max(0.0, most - before),
+        "p50": waits[len(waits) // 2],
+        "p99": waits[int(len(waits) * 0.99)],
+    }
+
+
+def retries(bench: Bench, contender: Contender, mode: Mode) -> Measured:
+    """A queue full of tasks that fail twice each: until the last has succeeded."""
+    count = bench.size(500, 10_000)
+    bench.empty(QUEUE)
+    bench.client(contender, mode, "failing", count)
+    with bench.worker(contender, mode) as worker:
+        _, first, last = worker.wait(lambda done: done >= 3 * count)
+        return {"seconds": last - first, "memory_parent": worker.memory()[0]}
+
+
+def waiting(bench: Bench, contender: Contender, mode: Mode) -> Measured:
+    """Tasks that only wait, a tenth of a second each; marked when they start and when they end."""
+    bench.empty(QUEUE)
+    bench.client(contender, mode, "send", 0)
+    with bench.worker(contender, mode) as worker:
+        worker.wait(lambda done: done >= 1)
+        began = bench.client(contender, mode, "waiting", 1000)["began"]
+        _, _, last = worker.wait(lambda done: done >= 2001)
+        return {"seconds": last - began, "memory": sum(worker.memory())}
+
+
 # --- starting and growing --------------------------------------------------------------------------------
 
 
@@ -195,6 +254,8 @@ def grow(bench: Bench, contender: Contender, mode: Mode) -> Measured:
     bench.empty(QUEUE)
     return measured
 
+
+WAITING = (Figure("seconds", "sent and done", "s"), Figure("memory", "memory", "MiB"))
 
 WAITS = (
     Figure("p50", "p50", "ms"),
@@ -291,6 +352,28 @@ ROWS = (
         (*WAITS, Figure("most", "longest", "ms")),
         {"confirmed": False},
         mix,
+    ),
+    Row("delayed", "100,000 delayed tasks", LATE, {"confirmed": False}, late),
+    Row(
+        "retries",
+        "10,000 tasks that fail twice, tried again after a second",
+        (Figure("seconds", "all done", "s"), Figure("memory_parent", "memory, parent", "MiB")),
+        {"confirmed": False},
+        retries,
+    ),
+    Row(
+        "waiting.threads",
+        "1,000 tasks that wait 100 ms, 100 threads",
+        WAITING,
+        {"confirmed": False, "pool": "threads", "slots": 100},
+        waiting,
+    ),
+    Row(
+        "waiting.asyncio",
+        "1,000 coroutines that wait 100 ms, 500 at a time",
+        WAITING,
+        {"confirmed": False, "pool": "asyncio", "slots": 500},
+        waiting,
     ),
     Row(
         "start",

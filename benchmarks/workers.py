@@ -56,12 +56,13 @@ class WorkerProcesses:
                     os.kill(pid, signal.SIGKILL)
         self._log.close()
 
-    def wait(self, enough: Callable[[int], bool]) -> tuple[int, float, float]:
-        """The counter, once it is `enough`. Raises RuntimeError with the end of the log when it stands still."""
+    def wait(self, enough: Callable[[int], bool], still: float = STILL) -> tuple[int, float, float]:
+        """The counter, once it is `enough`. Raises RuntimeError with the end of the log when it stands still for
+        `still` seconds."""
         before, deadline = -1, 0.0
         while not enough((now := self.counter.read())[0]):
             if now[0] != before:
-                before, deadline = now[0], time.monotonic() + STILL
+                before, deadline = now[0], time.monotonic() + still
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self._log.seek(0)
                 tail = self._log.read()[-2000:].decode(errors="replace")

@@ -129,7 +129,9 @@ def test_a_script_that_ends_in_worker_main_is_a_worker(cli, folder, node, fresh_
     assert script.returncode == 0
 
 
-@pytest.mark.parametrize("command", [("worker",), ("queues",), ("call", "tasks.add", "1", "2")], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [("worker",), ("queues",), ("call", "tasks.add", "1", "2"), ("dead", "list")], ids=" ".join
+)
 def test_a_missing_vhost_is_named_with_the_cure(cli, node, command) -> None:
     ran = cli(*command, broker=node.url("absent"))
 
@@ -139,7 +141,7 @@ def test_a_missing_vhost_is_named_with_the_cure(cli, node, command) -> None:
     assert "Traceback" not in ran.err
 
 
-@pytest.mark.parametrize("command", [("worker",), ("queues",)], ids=" ".join)
+@pytest.mark.parametrize("command", [("worker",), ("queues",), ("dead", "replay", "--all")], ids=" ".join)
 def test_a_wrong_password_is_told_and_not_repeated(cli, node, fresh_vhost, command) -> None:
     right = node.url(fresh_vhost)
     wrong = right.replace(right.split("://")[1].split("@")[0], "guest:mistyped")

@@ -10,6 +10,7 @@ from broker import PrivateNode
 
 from amqptasks import delay
 from amqptasks.amqp import Address, Binding, Delivery, Entity, Exchange, Queue
+from amqptasks.entities import LOST
 from amqptasks.transport.loop import LoopLink
 from integration.support.links import fates, linked, parcel, until
 
@@ -50,15 +51,15 @@ def test_random_delays_arrive_once_and_never_early(fresh_url: str) -> None:
         await link.declare(
             Queue("a.b", arguments=QUORUM), Queue("b", arguments=QUORUM), *delay.ladder_topology()
         )
-        arrivals = await listening(link, "a.b", "b", delay.LOST)
+        arrivals = await listening(link, "a.b", "b", LOST)
         parcels, due, wanted = [], {}, {}
         for number, seconds in enumerate(delays):
             queue = ("a.b", "b", "gone")[number % 3]
             address, _ = delay.ladder_route(seconds, queue)
             one = parcel(address.exchange, address.routing_key, str(number).encode())
             parcels.append(one)
-            due[number] = time.monotonic() + int(seconds)
-            wanted[number] = delay.LOST if queue == "gone" else queue
+            due[number] = time.monotonic() + delay.held(seconds)
+            wanted[number] = LOST if queue == "gone" else queue
         await link.declare(delay.destination("a.b"), delay.destination("b"))
 
         assert await fates(link, parcels) == [None] * len(delays)
@@ -115,4 +116,4 @@ def test_only_the_rungs_of_this_delay_are_declared(node: PrivateNode, fresh_vhos
     played(node.url(fresh_vhost), scenario)
 
     listed = node.ctl("-q", "-p", fresh_vhost, "list_queues", "--no-table-headers", "name").split()
-    assert sorted(listed) == ["amqptasks.delay.2.6", "amqptasks.delay.3.3", "amqptasks.delay.lost", "end"]
+    assert sorted(listed) == ["amqptasks.delay.2.6", "amqptasks.delay.3.3", "amqptasks.lost", "end"]

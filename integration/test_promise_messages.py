@@ -68,7 +68,7 @@ def test_a_message_that_cannot_run_is_a_dead_letter_with_its_reason_and_its_call
     bench: Bench, name: str
 ) -> None:
     parcel, reason, error = REFUSED[name]
-    worker = bench.worker()
+    worker = bench.worker("--", "task_unknown_retries=0")
 
     send(bench.url, [parcel])
     bench.send(("early", 1))

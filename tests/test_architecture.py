@@ -17,14 +17,15 @@ FLOORS = (  # from the ground up: name, top-level modules
     (
         "wire",
         "serialization protocol config settings worker_settings coercion foreign_settings sources topology entities "
-        "task_routes routing delay compression json_body shown wire_fields wire_errors wire_results",
+        "task_routes routing delay compression json_body shown dotted wire_fields wire_errors wire_results",
     ),
     ("transport", "transport"),
     ("backends", "backends waiting reading result"),
     (
         "app",
         "options arguments request resources declarations composing batch client signatures canvas retrying eager task "
-        "task_options naming builtin registry decorating events control log app sharing",
+        "task_options annotating models naming builtin registry decorating events control log app sharing "
+        "dead deaths visiting",
     ),
     ("public names", "__init__"),
     ("worker", "worker beat"),
@@ -49,6 +50,8 @@ LATE = {  # (part of ours, what it imports inside a function) -> the reason
     ("", "backports"): "optional: the extra zstd",
     ("", "compression"): "zstd of the standard library, from Python 3.14",
     ("", "setproctitle"): "optional: the extra setproctitle",
+    ("", "uvloop"): "optional: the extra uvloop",
+    ("", "pydantic"): "optional: the extra pydantic",
     ("cli", ""): "--version and completion do not pay for what a command needs",
     ("contrib", ""): "each integration needs a framework that may be absent",
     ("backends", "amqptasks.backends"): "the one `match` that picks a backend imports its driver",

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from amqptasks import amqp, delay
 from amqptasks.amqp import Address, Binding, Envelope, Exchange, Properties
-from amqptasks.entities import identity
+from amqptasks.entities import LOST, identity
+from amqptasks.worker.admission import admit
+from amqptasks.worker.outcome import Cause, TaskOptions
 
 
 class Broker:
@@ -105,12 +107,23 @@ def test_every_delay_has_one_route_a_hop_and_adds_up(wanted: float, index: int) 
     broker = Broker([*delay.ladder_topology(), *everybody])
 
     held, waited, _ = broker.journey(
-        address.exchange, address.routing_key, set(NAMES) | {"empty", delay.LOST}
+        address.exchange, address.routing_key, set(NAMES) | {"empty", LOST}
     )
 
     assert held[-1] == queue
-    assert waited == min(int(wanted), delay.LONGEST) * 1000
+    assert waited == delay.held(wanted) * 1000
     assert len(held) == len(set(held)) <= delay.LEVELS + 1
+
+
+@given(seconds)
+@example(0.8)
+@example(1.79999)
+@example(1.8)
+def test_what_the_ladder_holds_is_late_by_a_fifth_of_a_second_at_most(wanted: float) -> None:
+    held = delay.held(wanted)
+
+    assert held - wanted <= delay.LATE + 1e-6
+    assert wanted - held < 1.0 or held == delay.LONGEST
 
 
 @given(
@@ -124,10 +137,11 @@ def test_an_address_is_reached_with_its_own_routing_key(
     target = [Exchange(exchange or "e", kind), amqp.Queue("end"), Binding(exchange or "e", "end", key)]
     broker = Broker([*delay.ladder_topology(), *needed, *also_needed, *target])
 
-    held, waited, last = broker.journey(address.exchange, address.routing_key, {"end", delay.LOST})
+    held, waited, last = broker.journey(address.exchange, address.routing_key, {"end", LOST})
 
     assert (held[-1], last) == ("end", key)
-    assert waited == min(int(wanted), delay.LONGEST) * 1000
+    assert waited == delay.held(wanted) * 1000
+    assert len(held) == len(set(held)) <= delay.LEVELS + 2
     assert other != address
 
 
@@ -137,8 +151,36 @@ def test_what_a_delay_asks_for_is_enough(wanted: float) -> None:
 
     held, waited, _ = Broker(needed).journey(address.exchange, address.routing_key, {"b"})
 
-    assert waited == min(int(wanted), delay.LONGEST) * 1000
-    assert {one.name for one in needed if isinstance(one, amqp.Queue)} == {*held[:-1], delay.LOST}
+    assert waited == delay.held(wanted) * 1000
+    assert {one.name for one in needed if isinstance(one, amqp.Queue)} == {*held[:-1], LOST}
+
+
+def again(wanted: float, hop: float) -> list[tuple[float, float]]:
+    """Send for `wanted` seconds from now, with `hop` seconds lost on each way: (arrives after, worker waits)."""
+    now, arrivals = 0.0, []
+    while True:
+        left = wanted - now
+        if left >= delay.SHORTEST:
+            now += delay.held(left)
+        now += hop
+        verdict = admit({"eta": datetime.fromtimestamp(wanted, UTC).isoformat()}, TaskOptions("t"), now)
+        arrivals.append((now, verdict.wait))
+        if verdict.cause is Cause.RUN:
+            return arrivals
+
+
+@given(st.floats(0, 10 * 365 * 86400), st.floats(0, 0.3))
+@example(10 * 365 * 86400.0, 0.0)
+@example(999_999.9, 0.0)
+@example(1_000_000.0, 0.05)
+def test_a_delay_of_years_climbs_again_and_again_and_is_never_early(wanted: float, hop: float) -> None:
+    arrivals = again(wanted, hop)
+
+    starts = arrivals[-1][0] + arrivals[-1][1]
+    assert wanted - 1e-5 <= starts <= wanted + delay.LATE + hop + 1e-5
+    assert all(wait == 0 for _, wait in arrivals[:-1])
+    assert arrivals[-1][1] <= 1.0, "no worker holds it longer"
+    assert len(arrivals) <= wanted / delay.LONGEST + 2, "each climb but the last is a whole one"
 
 
 def test_nothing_is_bound_before_it_is_declared() -> None:
@@ -155,9 +197,9 @@ def test_a_message_for_a_queue_that_is_gone_is_kept() -> None:
     address, _ = delay.ladder_route(12, "gone")
     broker = Broker([*delay.ladder_topology(), delay.destination("there")])
 
-    held, _, _ = broker.journey(address.exchange, address.routing_key, {"there", delay.LOST})
+    held, _, _ = broker.journey(address.exchange, address.routing_key, {"there", LOST})
 
-    assert held[-1] == delay.LOST
+    assert held[-1] == LOST
 
 
 def test_no_destination_is_taken_for_another() -> None:
@@ -169,7 +211,7 @@ def test_no_destination_is_taken_for_another() -> None:
 
 
 def test_the_ladder_holds_54_rungs_that_lose_nothing() -> None:
-    rungs = [one for one in delay.ladder_topology() if isinstance(one, amqp.Queue) and one.name != delay.LOST]
+    rungs = [one for one in delay.ladder_topology() if isinstance(one, amqp.Queue) and one.name != LOST]
 
     assert len(rungs) == 54
     for rung in rungs:
@@ -186,7 +228,9 @@ def test_the_ladder_holds_54_rungs_that_lose_nothing() -> None:
     [
         (1, "amqptasks.delay.0", "1.x.mail"),
         (60, "amqptasks.delay.1", "0.6.x.mail"),
-        (90.9, "amqptasks.delay.1", "0.9.x.mail"),
+        (90.7, "amqptasks.delay.1", "0.9.x.mail"),
+        (89.9, "amqptasks.delay.1", "0.9.x.mail"),
+        (0.8, "amqptasks.delay.0", "1.x.mail"),
         (3600, "amqptasks.delay.2", "0.0.6.3.x.mail"),
         (999_999, "amqptasks.delay.0", "9.9.9.9.9.9.x.mail"),
         (1e9, "amqptasks.delay.0", "9.9.9.9.9.9.x.mail"),
@@ -198,8 +242,8 @@ def test_the_key_is_the_delay_in_decimal(wanted: float, exchange: str, key: str)
     assert address == Address(exchange, key)
 
 
-@pytest.mark.parametrize("wanted", [0.999, 0, -5])
-def test_less_than_a_second_is_no_business_of_the_ladder(wanted: float) -> None:
+@pytest.mark.parametrize("wanted", [0.799, 0, -5])
+def test_less_than_the_shortest_is_no_business_of_the_ladder(wanted: float) -> None:
     envelope = Envelope(Address("e", "k"), b"body", Properties(expiration="5"))
 
     assert delay.delayed(envelope, wanted) == (envelope, ())

@@ -38,3 +38,30 @@ def test_a_wrapper_that_does_not_say_what_it_wraps_stays_one() -> None:
 
     assert isinstance(error, Exception)
     assert encode_exception(error)["exc_type"] == "UnpickleableExceptionWrapper"
+
+
+class ByKeyword(Exception):
+    def __init__(self, *, code: int) -> None:
+        super().__init__()
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"code {self.code}"
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_what_an_exception_without_arguments_says_arrives_with_its_class_s_name() -> None:
+    back = decode_exception(encode_exception(ByKeyword(code=5)))
+
+    assert (type(back).__name__, str(back)) == ("ByKeyword", "code 5")
+    assert isinstance(back, RemoteError)
+
+
+def test_an_exception_that_cannot_even_be_shown_arrives_by_name() -> None:
+    back = decode_exception(encode_exception(Mute()))
+
+    assert (type(back).__name__, back.args) == ("Mute", ())

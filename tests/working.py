@@ -9,7 +9,7 @@ from amqptasks import App
 from amqptasks.amqp import Delivery
 from amqptasks.errors import NotFound
 from amqptasks.worker.executor import Executor
-from amqptasks.worker.outcome import Outcome, Run
+from amqptasks.worker.outcome import Cause, Outcome, Run
 
 LONGEST = 5.0
 
@@ -36,6 +36,14 @@ class Work:
             ran += 1
         return ran
 
+    def all(self, *queues: str) -> int:
+        """Run everything, the workers' own calls included, until nothing is left; return how many ran."""
+        names = queues or ("amqptasks", "amqptasks.internal")
+        total = 0
+        while ran := sum(self(queue=queue) for queue in names):
+            total += ran
+        return total
+
     def take(self, queue: str, seconds: float) -> Delivery | None:
         """Return the next message; wait for it until a deadline."""
         deadline = time.monotonic() + seconds
@@ -47,13 +55,18 @@ class Work:
             if delivery is not None or time.monotonic() >= deadline:
                 return delivery
 
-    def run(self, delivery: Delivery) -> Outcome:
+    def run(self, delivery: Delivery, cause: Cause = Cause.RUN) -> Outcome:
         self._executor = self._executor or Executor(self.app, "w1@test")
         self.deliveries.append(delivery)
-        outcome = self._executor.run(Run(next(self._keys), delivery), self._publish)
+        outcome = self._executor.run(Run(next(self._keys), delivery, cause), self._publish)
         self.outcomes.append(outcome)
         self._publish(outcome.publish)
         return outcome
+
+    def close(self) -> None:
+        """End what the child has opened: the loop of its coroutines."""
+        if self._executor is not None:
+            self._executor.close()
 
     def _publish(self, parcels: object) -> None:
         if parcels:

@@ -63,6 +63,11 @@ class Logging(Task[..., Any]):
         print(task_id, exc)
 
 
+class Auditing(Task[..., Any]):
+    async def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        print(task_id, retval)
+
+
 @app.task(base=Logging)
 def watched(x: int) -> list[int]:
     return [x]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import click
@@ -15,7 +15,7 @@ from amqptasks.cli.options import Common, listing_options
 from amqptasks.cli.output import USAGE, Failure, show_json
 from amqptasks.cli.spec import app_spec
 from amqptasks.errors import AmqptasksError
-from amqptasks.options import SendOptions, moment
+from amqptasks.options import SendOptions
 from amqptasks.result import AsyncResult
 from amqptasks.waiting import RemoteTraceback
 from amqptasks.worker.loading import import_tasks
@@ -37,16 +37,15 @@ def _json_of(kind: type[Any], written: str) -> Any:
 
 
 def _moment(text: str) -> datetime:
-    """Read a time in ISO 8601, or seconds from now."""
+    """Read a time in ISO 8601, which may leave the zone to the app, or seconds from now."""
     try:
-        found = moment(float(text) if text.replace(".", "", 1).isdigit() else text, datetime.now(UTC))
+        if text.replace(".", "", 1).isdigit():
+            return datetime.now(UTC) + timedelta(seconds=float(text))
+        return datetime.fromisoformat(text)
     except ValueError:
-        found = None
-    if found is None:
         raise click.BadParameter(
             f"{text!r} is neither a time such as 2030-01-31T12:00:00+00:00 nor a number of seconds from now"
-        )
-    return found
+        ) from None
 
 
 @click.command("call")
@@ -69,7 +68,10 @@ def _moment(text: str) -> datetime:
     help="Named arguments: a JSON object.",
 )
 @click.option(
-    "--eta", type=_moment, metavar="TIME", help="Not before this time: ISO 8601, UTC unless it says."
+    "--eta",
+    type=_moment,
+    metavar="TIME",
+    help="Not before this time: ISO 8601, in the app's timezone unless it says.",
 )
 @click.option("--countdown", type=click.FloatRange(0), metavar="SECONDS", help="Not before so many seconds.")
 @click.option("--expires", type=_moment, metavar="TIME", help="Not after: ISO 8601, or seconds from now.")

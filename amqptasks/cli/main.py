@@ -15,7 +15,7 @@ import click
 
 from amqptasks import __version__
 from amqptasks.cli.options import listing_options
-from amqptasks.cli.output import INTERRUPTED, PIPE_CLOSED, report
+from amqptasks.cli.output import INTERRUPTED, PIPE_CLOSED, USAGE, report
 
 PROGRAM = "amqptasks"
 ENVIRONMENT = "AMQPTASKS"
@@ -25,6 +25,7 @@ COMMANDS = {
     "worker": "Run a worker: take messages from queues and run their tasks.",
     "call": "Call a task by name, and wait for its result if wanted.",
     "result": "Show a task's state and result.",
+    "dead": "List, show, replay or drop dead letters.",
     "purge": "Empty queues.",
     "queues": "List the app's queues with messages and consumers.",
     "topology": "Export exchanges, queues and policies for the broker.",
@@ -48,6 +49,11 @@ ABSENT = {
     "amqp": "use rabbitmqadmin, or `amqptasks queues` and `amqptasks purge`",
     "logtool": "use grep on the worker's log",
 }
+
+# Raised by click from 8.2 on; before, it printed the help itself.
+NO_COMMAND: tuple[type[click.UsageError], ...] = tuple(
+    filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)])
+)
 
 EPILOG = """\b
 Exit codes:
@@ -139,6 +145,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return answer if isinstance(answer, int) else 0
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
+    except NO_COMMAND as error:
+        error.show()  # the help, which is no error in one line
+        return USAGE
     except BrokenPipeError:
         # The reader has gone (`| head`); the interpreter must not try to flush into the pipe again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,6 +10,7 @@ from amqptasks.amqp import Exchange, QueueInfo
 from amqptasks.cli.apps import load_app
 from amqptasks.cli.options import Common, listing_options
 from amqptasks.cli.output import show_json, table
+from amqptasks.entities import LOST
 from amqptasks.errors import NotFound
 from amqptasks.routing import Queue, celery_task_queues
 from amqptasks.topology import DEAD_SUFFIX
@@ -37,7 +38,8 @@ class Row:
 def command(celery: bool) -> None:
     """List the app's queues: ready messages, consumers, dead letters, type, exchange and key.
 
-    A `-` means that the broker does not have the queue yet: a worker declares it.
+    A `-` means that the broker does not have the queue yet: a worker declares it. amqptasks.lost is listed when it
+    holds messages: delayed ones whose queue was deleted meanwhile, and dead letters without a dead-letter queue.
     """
     common = Common.current()
     with load_app(common) as app:
@@ -45,6 +47,7 @@ def command(celery: bool) -> None:
             print(celery_task_queues(app.router.select()))
             return
         found = [counted(described(queue), app.connection) for queue in app.router.select()]
+        found += lost(app.connection)
     if common.json:
         show_json([asdict(row) for row in found])
         return
@@ -78,6 +81,14 @@ def counted(row: Row, connection: BlockingConnection) -> Row:
         consumers=own.consumers if own else None,
         dead=dead.messages if dead else None,
     )
+
+
+def lost(connection: BlockingConnection) -> list[Row]:
+    """Return the row of what found no queue, if there is any."""
+    held = count(LOST, connection)
+    if held is None or not held.messages:
+        return []
+    return [Row(LOST, "quorum", LOST, "fanout", "", held.messages, held.consumers)]
 
 
 def count(queue: str, connection: BlockingConnection) -> QueueInfo | None:

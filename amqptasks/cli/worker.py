@@ -49,7 +49,6 @@ _POOLS = {
     "processes": "use -P prefork, which it is another name of",
     "eventlet": "use -P threads -c 100",
     "gevent": "use -P threads -c 100",
-    "asyncio": "it is not there yet; use -P threads -c 100",
 }
 
 
@@ -147,7 +146,7 @@ def _settings(_context: click.Context, _parameter: click.Parameter, words: tuple
     metavar="N|auto",
     type=_concurrency,
     help="Tasks that run at a time; prefork: child processes. More than the CPUs helps tasks that wait, "
-    "not tasks that compute. [auto: the CPUs that this process may use]",
+    "not tasks that compute. [auto: the CPUs that this process may use; 100 with -P asyncio]",
 )
 @click.option(
     "-P",
@@ -155,8 +154,9 @@ def _settings(_context: click.Context, _parameter: click.Parameter, words: tuple
     metavar="NAME",
     type=_pool,
     shell_complete=_complete_pool,
-    help="prefork: a process per running task. threads: one child of n threads. solo: inside the worker, "
-    "for debugging: a long task stops heartbeats, and time limits do not hold. [prefork]",
+    help="prefork: a process per running task. threads: one child of n threads. asyncio: one child of n "
+    "coroutines, for `async def` tasks. solo: inside the worker, for debugging: a long task stops heartbeats, "
+    "and time limits do not hold. [prefork]",
 )
 @click.option(
     "--prefetch-multiplier",

@@ -1,5 +1,6 @@
 """The measured tasks on amqptasks: what a worker loads."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -31,4 +32,32 @@ def short(sent: float) -> None:
 @app.task(name="bench.long")
 def long(seconds: float) -> None:
     time.sleep(seconds)
+    mark()
+
+
+@app.task(name="bench.late")
+def late(due: float) -> None:
+    """`due` is a time of the monotonic clock."""
+    record(time.monotonic() - due)
+    mark()
+
+
+@app.task(name="bench.fails_twice", bind=True, max_retries=2)
+def fails_twice(self: Any) -> None:
+    mark()
+    if self.request.retries < 2:
+        raise self.retry(countdown=1)
+
+
+@app.task(name="bench.waits")
+def waits(seconds: float) -> None:
+    mark()
+    time.sleep(seconds)
+    mark()
+
+
+@app.task(name="bench.waits_async")
+async def waits_async(seconds: float) -> None:
+    mark()
+    await asyncio.sleep(seconds)
     mark()

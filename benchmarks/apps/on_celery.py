@@ -1,6 +1,7 @@
 """The measured tasks on Celery: what a worker loads."""
 
 import time
+from typing import Any
 
 from celery import Celery
 from mode import Mode
@@ -32,5 +33,26 @@ def short(sent: float) -> None:
 
 @app.task(name="bench.long")
 def long(seconds: float) -> None:
+    time.sleep(seconds)
+    mark()
+
+
+@app.task(name="bench.late")
+def late(due: float) -> None:
+    """`due` is a time of the monotonic clock."""
+    record(time.monotonic() - due)
+    mark()
+
+
+@app.task(name="bench.fails_twice", bind=True, max_retries=2)
+def fails_twice(self: Any) -> None:
+    mark()
+    if self.request.retries < 2:
+        raise self.retry(countdown=1)
+
+
+@app.task(name="bench.waits")
+def waits(seconds: float) -> None:
+    mark()
     time.sleep(seconds)
     mark()

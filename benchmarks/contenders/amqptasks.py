@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from mode import CONCURRENCY, Mode
 
@@ -15,12 +16,15 @@ class Amqptasks:
     has_results = True
     quorum = True
     has_batches = True
+    pools = frozenset({"asyncio", "threads"})
 
     def version(self) -> list[str]:
         return [program("amqptasks"), "--version"]
 
     def worker(self, mode: Mode) -> tuple[list[str], dict[str, str]]:
-        command = [program("amqptasks"), "-A", "apps.on_amqptasks", "worker", "-c", str(CONCURRENCY)]
+        command = [program("amqptasks"), "-A", "apps.on_amqptasks", "worker", "-c", str(mode.slots)]
+        if mode.pool is not None:
+            command += ["-P", mode.pool]
         if mode.prefetch is not None:
             command += ["--prefetch-multiplier", str(mode.prefetch // CONCURRENCY)]
         return command, {}
@@ -67,3 +71,23 @@ class Amqptasks:
         from amqptasks import group
 
         group([noop.s() for _ in range(count)]).apply_async().get(timeout=120)
+
+    def client_together(self) -> Callable[[], AbstractContextManager[object]]:
+        from apps.on_amqptasks import app
+
+        return app.batch
+
+    def client_send_late(self) -> Callable[[float, float], object]:
+        from apps.on_amqptasks import late
+
+        return lambda seconds, due: late.apply_async((due,), countdown=seconds)
+
+    def client_send_failing(self) -> Callable[[], object]:
+        from apps.on_amqptasks import fails_twice
+
+        return fails_twice.delay
+
+    def client_send_waiting(self) -> Callable[[float], object]:
+        from apps.on_amqptasks import mode, waits, waits_async
+
+        return (waits_async if mode.pool == "asyncio" else waits).delay

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -42,6 +43,8 @@ class Contender(Protocol):
     """Its queues can be quorum queues."""
     has_batches: bool
     """It can publish several at once; who cannot is measured one by one."""
+    pools: frozenset[str]
+    """The pools that it has, besides its default, of those that are measured."""
 
     def version(self) -> list[str]:
         """The command that prints the version."""
@@ -67,6 +70,18 @@ class Contender(Protocol):
 
     def client_group(self, count: int) -> None:
         """Run a group of no-ops and wait for all results."""
+
+    def client_together(self) -> Callable[[], AbstractContextManager[object]]:
+        """A block whose publishes are waited for together, where it has batches."""
+
+    def client_send_late(self) -> Callable[[float, float], object]:
+        """What publishes a task that is due in so many seconds, and is told when by the monotonic clock."""
+
+    def client_send_failing(self) -> Callable[[], object]:
+        """What publishes a task that fails twice, and is run again a second later."""
+
+    def client_send_waiting(self) -> Callable[[float], object]:
+        """What publishes a task that waits so many seconds, as the pool of its mode does it best."""
 
 
 def one_by_one(send: Callable[[], object], count: int) -> float:

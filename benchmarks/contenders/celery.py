@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from mode import CONCURRENCY, Mode
 
@@ -15,6 +16,7 @@ class Celery:
     has_results = True
     quorum = True
     has_batches = False
+    pools = frozenset({"threads"})
 
     def version(self) -> list[str]:
         return [program("celery"), "--version"]
@@ -26,17 +28,19 @@ class Celery:
             "apps.on_celery",
             "worker",
             "-c",
-            str(CONCURRENCY),
+            str(mode.slots),
             "-l",
             "WARNING",
         ]
+        if mode.pool is not None:
+            command += ["-P", mode.pool]
         if mode.prefetch is not None:
             command += ["--prefetch-multiplier", str(mode.prefetch // CONCURRENCY)]
         return command, {"C_FORCE_ROOT": "1"}
 
     def described(self, mode: Mode) -> dict[str, str]:
         return {
-            "prefetch": str(4 * CONCURRENCY if mode.prefetch is None else mode.prefetch),
+            "prefetch": str(4 * mode.slots if mode.prefetch is None else mode.prefetch),
             "queue": mode.queue_type or "classic",
             "delivery": "persistent",
             "ack": "late" if mode.late else "early",
@@ -70,3 +74,21 @@ class Celery:
         from celery import group
 
         group([noop.s() for _ in range(count)]).apply_async().get(timeout=120)
+
+    def client_together(self) -> Callable[[], AbstractContextManager[object]]:
+        return nullcontext
+
+    def client_send_late(self) -> Callable[[float, float], object]:
+        from apps.on_celery import late
+
+        return lambda seconds, due: late.apply_async((due,), countdown=seconds)
+
+    def client_send_failing(self) -> Callable[[], object]:
+        from apps.on_celery import fails_twice
+
+        return fails_twice.delay
+
+    def client_send_waiting(self) -> Callable[[float], object]:
+        from apps.on_celery import waits
+
+        return waits.delay

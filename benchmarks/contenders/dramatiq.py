@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from mode import CONCURRENCY, Mode
 
@@ -17,19 +18,23 @@ class Dramatiq:
     has_results = False
     quorum = False
     has_batches = False
+    pools = frozenset({"threads"})
 
     def version(self) -> list[str]:
         return [program("dramatiq"), "--version"]
 
     def worker(self, mode: Mode) -> tuple[list[str], dict[str, str]]:
         command = [program("dramatiq"), "apps.on_dramatiq", "-p", str(CONCURRENCY)]
+        if mode.pool is not None:
+            command += ["-t", str(mode.slots // CONCURRENCY)]
         if mode.prefetch is None:
             return command, {}
         return command, {"dramatiq_queue_prefetch": str(mode.prefetch // CONCURRENCY)}
 
     def described(self, mode: Mode) -> dict[str, str]:
+        threads = THREADS * CONCURRENCY if mode.pool is None else mode.slots
         return {
-            "prefetch": str(2 * THREADS * CONCURRENCY if mode.prefetch is None else mode.prefetch),
+            "prefetch": str(2 * threads if mode.prefetch is None else mode.prefetch),
             "queue": "classic",
             "delivery": "persistent",
             "ack": "late",
@@ -58,3 +63,21 @@ class Dramatiq:
 
     def client_group(self, count: int) -> None:
         raise NotImplementedError("Dramatiq has no results over RabbitMQ")
+
+    def client_together(self) -> Callable[[], AbstractContextManager[object]]:
+        return nullcontext
+
+    def client_send_late(self) -> Callable[[float, float], object]:
+        from apps.on_dramatiq import late
+
+        return lambda seconds, due: late.send_with_options(args=(due,), delay=int(seconds * 1000))
+
+    def client_send_failing(self) -> Callable[[], object]:
+        from apps.on_dramatiq import fails_twice
+
+        return fails_twice.send
+
+    def client_send_waiting(self) -> Callable[[float], object]:
+        from apps.on_dramatiq import waits
+
+        return waits.send

@@ -8,7 +8,11 @@ from integration.apps.interop_steps import register
 
 
 def make(broker_url: str, **settings: Any) -> App:
-    given = {"task_default_queue": "ours", "accept_content": ["json", "pickle", "msgpack", "yaml"]} | settings
+    given = {
+        "task_default_queue": "ours",
+        "accept_content": ["json", "pickle", "msgpack", "yaml"],
+        "task_unknown_retries": 0,  # Celery knows no such wait
+    } | settings
     app = App("interop", broker=broker_url, **given)
     register(app, "amqptasks")
     return app

@@ -26,12 +26,19 @@ def register(app: Any, side: str, **options: Any) -> None:
     """
     for function in (add, echo, kinds, divide, refuse, hide, crash, sleep, note):
         app.task(name=f"interop.{function.__name__}", **options)(function)
-    for function in (told, flaky, busy):
+    for function in (told, told_after, flaky, busy):
         app.task(name=f"interop.{function.__name__}", bind=True, max_retries=5, **options)(function)
 
     @app.task(name="interop.step", **options)
     def step(trail: list[str], mark: str = "") -> list[str]:
         return [*trail, f"{mark}{side}"]
+
+    @app.task(name="interop.handed", bind=True, **options)
+    def handed(self: Any, *queues: str) -> list[Any]:
+        """Retried on each of the queues in turn; who ran it last, and which attempt that was."""
+        if self.request.retries < len(queues):
+            raise self.retry(queue=queues[self.request.retries], countdown=1)
+        return [side, self.request.retries]
 
     @app.task(name="interop.effect", **options)
     def effect(path: str, number: int) -> None:
@@ -112,6 +119,13 @@ def told(self: Any) -> dict[str, Any]:
         "headers": (request.headers or {}).get("tenant"),
         "expires": _text(request.expires),
     }
+
+
+def told_after(self: Any, times: int, countdown: float = 0) -> dict[str, Any]:
+    """As `told`, of attempt number `times`."""
+    if self.request.retries < times:
+        raise self.retry(exc=CardRefused("busy", self.request.retries), countdown=countdown)
+    return told(self)
 
 
 def flaky(self: Any, times: int, countdown: float = 0) -> int:

@@ -6,6 +6,10 @@ import sys
 
 import pytest
 
+from amqptasks import App
+from amqptasks.transport.codec import decode_header
+from amqptasks.transport.memory import broker
+
 QUEUES = """
 from amqptasks import App, Queue
 
@@ -53,6 +57,26 @@ def test_queues_shows_a_table(shop) -> None:
         "short         1          0     0  quorum   amqptasks(direct)  short",
         "long          -          -     -  classic  amqptasks(direct)  long",
     ]
+
+
+def test_queues_shows_what_is_among_the_lost(cli, shop) -> None:
+    shop("call", "tasks.add", "1", "2", "--countdown", "30")
+    node = broker(cli.folder.name)
+    with node.lock:
+        node.remove(node.queues["short"])
+    node.advance(31)
+
+    assert messages(shop) == {"short": None, "long": None, "amqptasks.lost": 1}
+
+
+def test_an_eta_without_a_zone_is_of_the_apps_timezone(cli, shop) -> None:
+    cli.write("zoned.py", "from tasks import app\n\napp.conf.timezone = 'Europe/Berlin'\n")
+
+    cli("-A", "zoned", "call", "tasks.add", "1", "2", "--eta", "2020-07-01T12:00:00")
+
+    with App(broker=f"memory://{cli.folder.name}", set_as_current=False) as app:
+        delivery = app.connection.get("short")
+    assert decode_header(delivery.header).headers["eta"] == "2020-07-01T12:00:00+02:00"
 
 
 def test_queues_as_json(shop) -> None:

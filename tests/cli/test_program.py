@@ -170,3 +170,13 @@ def test_the_reference_names_every_command_option_and_exit_code() -> None:
                 assert f"`{option}" in text or f" {option}" in text, f"{name} {option}"
     for code in (0, 1, 2, 69, 70, 73, 75, 77, 78):
         assert f"| {code} |" in text
+
+
+@pytest.mark.parametrize("words", [(), ("dead",), ("topology",)], ids=" ".join)
+def test_without_a_command_there_is_the_help(cli, words) -> None:
+    ran = cli(*words)
+
+    told = ran.out + ran.err
+    assert told.startswith("Usage: ")
+    assert "Commands:\n" in told
+    assert "error:" not in told

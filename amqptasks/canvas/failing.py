@@ -1,0 +1,161 @@
+"""What a failure does to what comes after it: the rest of a chain, a chord's body, errbacks, a chord's part.
+
+States are told to whoever waits for them; errbacks of the new style run here, those of the old style are sent.
+Publishes within the batch that is open: a worker gathers what follows from a run into its outcome.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import traceback as tracebacks
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from amqptasks import states
+from amqptasks.amqp import Envelope
+from amqptasks.backends.base import Meta
+from amqptasks.canvas import parts
+from amqptasks.canvas.rules import leaves, members
+from amqptasks.canvas.sending import unwrapped
+from amqptasks.client import Client
+from amqptasks.options import as_list
+from amqptasks.request import Request
+from amqptasks.signatures import Signature, kind_of, signature
+
+logger = logging.getLogger(__name__)
+
+
+def fail(app: Client, sig: Signature, error: BaseException, parent_id: str | None) -> None:
+    """A signature will not run: tell the states of all its tasks, and call the errbacks of those that were next.
+
+    Those of a group are each member's, of a chain the first step's, of a chord its body's.
+    """
+    trace = "".join(tracebacks.format_exception(error))
+    with app.batch() as batch:
+        for task in leaves(sig):
+            for envelope in told(app, task, error, trace, parent_id):
+                batch.add(envelope)
+        for task in _next(sig):
+            request = _unrun(task, parent_id)
+            call_errbacks(app, as_list(task.options.get("link_error")), request, error, trace)
+
+
+def _next(sig: Signature) -> list[Signature]:
+    match kind_of(sig):
+        case "chain":
+            return _next(members(sig)[0]) if members(sig) else []
+        case "group":
+            return [task for member in members(sig) for task in _next(member)]
+        case "chord":
+            return _next(sig["kwargs"]["body"])
+    return [sig]
+
+
+def _unrun(task: Signature, parent_id: str | None) -> Request:
+    """Return the request of a task that was never sent, for its errbacks."""
+    options = task.options
+    return Request(
+        id=options.get("task_id"),
+        task=task.task,
+        args=task.args,
+        kwargs=task.kwargs,
+        root_id=options.get("root_id"),
+        parent_id=parent_id,
+        group=options.get("group_id"),
+        group_index=options.get("group_index"),
+        reply_to=options.get("reply_to"),
+        called_directly=False,
+    )
+
+
+def rest_told(
+    app: Client,
+    rest: Sequence[Mapping[str, Any]],
+    error: BaseException,
+    trace: str,
+    parent_id: str | None,
+) -> list[Envelope]:
+    """Return what tells the same failure for every task that is left of a chain."""
+    return [
+        envelope
+        for step in rest
+        for task in leaves(unwrapped(step, app))
+        for envelope in told(app, task, error, trace, parent_id)
+    ]
+
+
+def told(
+    app: Client, task: Signature, error: BaseException, trace: str, parent_id: str | None
+) -> list[Envelope]:
+    """Store a failure for a task that will not run; return the messages that carry it."""
+    options = task.options
+    if not options.get("task_id") or options.get("ignore_result"):
+        return []
+    envelopes: list[Envelope] = []
+    meta = meta_of(options["task_id"], states.FAILURE, error, trace, parent_id, options.get("reply_to"))
+    app.backend.store(meta, envelopes.append)
+    return envelopes
+
+
+def call_errbacks(
+    app: Client,
+    errbacks: Sequence[Mapping[str, Any]],
+    request: Request,
+    error: BaseException,
+    trace: str,
+) -> None:
+    """Call what is to be called when a task failed. With (request, exc, traceback) here, else sent with its id."""
+    for errback in errbacks:
+        if errback["task"] == parts.PART:
+            leave(app, errback, request, states.FAILURE, error)
+            continue
+        call = signature(errback, app=app)
+        task = None if call.get("subtask_type") else app.tasks.get(call.task)
+        if task is not None and takes_several(task.run):
+            try:
+                task(request, error, trace, *call.args, **call.kwargs)
+            except Exception:
+                logger.exception("errback %s raised; the task's outcome is not changed by it", call.task)
+        else:
+            call.apply_async((request.id,), add_to_parent=False)
+
+
+def leave(app: Client, linked: Mapping[str, Any], request: Request, state: str, value: Any) -> None:
+    """Leave a member's part in its chord's queue, and have the parts counted."""
+    place = parts.Place.of(linked["kwargs"])
+    meta = meta_of(request.id or "", state, value, parent_id=request.parent_id)
+    with app.batch() as batch:
+        for envelope in parts.part_messages(place, meta, app.conf):
+            batch.add(envelope)
+
+
+def meta_of(  # noqa: PLR0917 (the fields of a state, by the order of their use)
+    task_id: str,
+    state: str,
+    value: Any,
+    trace: str | None = None,
+    parent_id: str | None = None,
+    reply_to: str | None = None,
+) -> Meta:
+    return Meta(
+        task_id=task_id,
+        status=state,
+        result=value,
+        traceback=trace,
+        date_done=datetime.now(UTC).isoformat(),
+        parent_id=parent_id,
+        reply_to=reply_to,
+        correlation_id=task_id,
+    )
+
+
+def takes_several(function: Any) -> bool:
+    """More than one positional argument: Celery's sign of a new-style errback."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(positional) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)

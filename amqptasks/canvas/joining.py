@@ -1,0 +1,247 @@
+"""The join of a chord: count its parts, claim its queue, publish the body, delete the queue.
+
+Runs as the built-in task `amqptasks.chord_unlock`, acknowledged late: killed at any moment it is delivered again,
+and begins anew with what the broker has. The claim is an exclusive consumer, so there is one join at a time; the
+body has the ids that it was given when the chord was called, so a second publish of it is the same call again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from amqptasks import states
+from amqptasks.amqp import Delivery
+from amqptasks.canvas import failing, parts
+from amqptasks.canvas.rules import leaves
+from amqptasks.canvas.sending import send
+from amqptasks.client import Client
+from amqptasks.errors import (
+    AccessRefused,
+    ChordError,
+    ConnectionLost,
+    EncodeError,
+    MessageError,
+    NotFound,
+    ResourceLocked,
+    TooLarge,
+    TransportError,
+)
+from amqptasks.protocol import JOINED
+from amqptasks.signatures import Signature, signature
+from amqptasks.transport import codec
+from amqptasks.transport.base import Consumer, Link
+
+logger = logging.getLogger(__name__)
+
+
+class Busy(Exception):
+    """Another join holds the chord's queue."""
+
+
+@dataclass(slots=True)
+class Drained:
+    """What lay in a chord's queue: held unacknowledged by an exclusive consumer."""
+
+    consumer: Consumer
+    plan: parts.Plan | None = None
+    parts: dict[tuple[int, ...], parts.Part] = field(default_factory=dict)
+    last: Delivery | None = None
+
+    def take(self, delivery: Delivery, app: Client) -> None:
+        """Keep a message; of two for one index the first counts."""
+        self.last = delivery
+        try:
+            said = parts.read(codec.unpack(delivery), app.conf)
+        except MessageError as error:
+            logger.error("a message in %s is no part of a chord: %s", delivery.queue, error)
+            return
+        if isinstance(said, parts.Plan):
+            self.plan = said
+        else:
+            self.parts.setdefault(said.index, said)
+
+    @property
+    def complete(self) -> bool:
+        """Are all parts there: the header's own, and those that members have added (their index is longer)?"""
+        if self.plan is None:
+            return False
+        own = sum(len(index) == 1 for index in self.parts)
+        added = sum(part.extra for part in self.parts.values())
+        return own >= self.plan.size and len(self.parts) - own >= added
+
+
+def unlock(app: Client, chord: str, size: int) -> bool:
+    """Fire the chord if all its parts are there; return whether that was now.
+
+    Raises Busy while another join is at it, and the transport's errors: then it is to be tried again.
+    """
+    queue, seen = parts.queue_of(chord), 0
+    while True:
+        try:
+            count = app.connection.inspect(queue).messages
+        except NotFound:
+            return False  # done, or given up
+        if count <= max(size, seen):
+            return False
+        seen = count
+        drained = _drain(app, queue, count)
+        if drained is None:
+            return False
+        try:
+            if drained.complete:
+                _fire(app, chord, drained)
+                _finish(app, queue, drained)
+                return True
+        except BaseException:
+            _release(app, drained)
+            raise
+        # Doubles had swelled the count. A part that came while the queue was held was counted by nobody.
+        _release(app, drained)
+
+
+def _drain(app: Client, queue: str, count: int) -> Drained | None:
+    deliveries: list[Delivery] = []
+    patience = app.conf.result_chord_join_timeout
+
+    async def claim(link: Link) -> Consumer:
+        arrived = asyncio.Event()
+
+        def take(delivery: Delivery) -> None:
+            deliveries.append(delivery)
+            arrived.set()
+
+        consumer = await link.consume(queue, take, lambda error: arrived.set(), prefetch=0, exclusive=True)
+        while len(deliveries) < count and not link.lost.done():
+            arrived.clear()
+            try:
+                await asyncio.wait_for(arrived.wait(), patience)
+            except TimeoutError:
+                break
+        return consumer
+
+    try:
+        consumer = app.connection.perform(claim)
+    except NotFound:
+        return None
+    except (AccessRefused, ResourceLocked) as error:
+        raise Busy(str(error)) from error
+    drained = Drained(consumer)
+    for delivery in deliveries:
+        drained.take(delivery, app)
+    return drained
+
+
+def _finish(app: Client, queue: str, drained: Drained) -> None:
+    """Take the parts off before the queue goes: a double that comes now is alone, and will never be enough."""
+
+    async def finish(link: Link) -> None:
+        if drained.last is not None:
+            drained.consumer.ack(drained.last.tag, multiple=True)
+        await drained.consumer.close()
+        await link.delete_queue(queue)
+
+    try:
+        app.connection.perform(finish)
+    except TransportError as error:
+        # The body is out. If the acks were lost, the next part's count, if any comes, publishes it again.
+        logger.warning("%s could not be deleted: %s", queue, error)
+        if isinstance(error, ConnectionLost):
+            raise
+
+
+def _release(app: Client, drained: Drained) -> None:
+    async def release(link: Link) -> None:
+        await drained.consumer.close()
+
+    try:
+        app.connection.perform(release)
+    except TransportError as error:
+        logger.debug("releasing a chord's queue: %s", error)
+
+
+# --- what comes of it -----------------------------------------------------------------------------------------
+
+
+def _fire(app: Client, chord: str, drained: Drained) -> None:
+    """Publish the body with the parts' values, or what follows from its not being run."""
+    plan = drained.plan
+    assert plan is not None
+    body = signature(plan.body, app=app)
+    ordered = [drained.parts[index] for index in sorted(drained.parts, key=_order)]
+    failed = next((part for part in ordered if part.meta.status != states.SUCCESS), None)
+    if failed is not None:
+        failing.fail(app, body, dependency_error(failed.meta.task_id, failed.meta.result), chord)
+        return
+    values = [part.meta.result for part in ordered]
+    try:
+        _call(body, values, ordered[-1].meta.task_id if ordered else None)
+    except (TooLarge, EncodeError) as error:
+        failing.fail(app, body, _too_much(chord, len(values), error), chord)
+
+
+def _call(body: Signature, values: list[Any], parent_id: str | None) -> None:
+    for task in leaves(body):
+        task.options["headers"] = {**(task.options.get("headers") or {}), JOINED: True}
+    send(body.clone((values,), parent_id=parent_id))
+
+
+def _order(index: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """What `add_to_chord` added comes after the header's own members."""
+    return len(index), index
+
+
+def dependency_error(task_id: str, error: Any) -> ChordError:
+    """Return what a body fails with, naming the member that failed."""
+    failed = ChordError(f"Dependency {task_id} raised {error!r}")
+    if isinstance(error, BaseException):
+        failed.__cause__ = error
+    return failed
+
+
+def _too_much(chord: str, count: int, error: Exception) -> ChordError:
+    return ChordError(
+        f"the values of the chord {chord}'s {count} members cannot be given to its body: {error}"
+    )
+
+
+def expired(app: Client, chord: str, seconds: float) -> None:
+    """Fail a chord whose timeout has run out and whose parts are not all there. Raises as `unlock`."""
+    queue = parts.queue_of(chord)
+    try:
+        count = app.connection.inspect(queue).messages
+    except NotFound:
+        return
+    drained = _drain(app, queue, count)
+    if drained is None:
+        return
+    try:
+        if drained.complete:
+            _fire(app, chord, drained)
+        elif drained.plan is not None:
+            missing = drained.plan.size - len(drained.parts)
+            error = ChordError(
+                f"{missing} of the {drained.plan.size} members of the chord {chord} did not end within "
+                f"{seconds:g} s, the chord's timeout"
+            )
+            failing.fail(app, signature(drained.plan.body, app=app), error, chord)
+        _finish(app, queue, drained)
+    except BaseException:
+        _release(app, drained)
+        raise
+
+
+def part_by_call(app: Client, value: Any, place: parts.Place, failed: bool, parent_id: str | None) -> None:
+    """Make a part of what a worker of Celery's says, publish it and count."""
+    from_id = str(value if failed else parent_id or "")
+    result = (
+        ChordError(f"{from_id} failed on a worker that does not say why: see its own result")
+        if failed
+        else value
+    )
+    meta = failing.meta_of(from_id, states.FAILURE if failed else states.SUCCESS, result)
+    envelope = parts.part_message(place, meta, app.conf)
+    app.connection.publish([envelope])
+    unlock(app, place.chord, place.size)
