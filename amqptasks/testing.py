@@ -27,6 +27,9 @@ from amqptasks.worker.worker import Worker, load_spec
 
 __all__ = ["RunningWorker", "running_worker"]
 
+LOOK = 0.002
+"""Seconds between two looks at whether a worker is idle."""
+
 
 class RunningWorker:
     """A worker in a thread of this process."""
@@ -63,6 +66,7 @@ class RunningWorker:
             waiting = await link.declare(*queues, passive=True)
             if not any(queue.messages for queue in waiting) and not self._worker.dispatch.in_flight:
                 return
+            await asyncio.sleep(LOOK)  # a memory broker answers at once, and the worker shares this loop
 
     def rate_limit(self, task: str, rate: str | float | None) -> None:
         """Start a task at most that often from now on: "10/s", "100/m", "1000/h"; 0 or None lifts its limit.

@@ -6,6 +6,7 @@ all reports happen in the parent's event-loop thread.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -128,6 +129,11 @@ class Pool(ABC):
     @abstractmethod
     def size(self) -> int:
         """Slots."""
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of the processes that run tasks and are ready."""
+        return (os.getpid(),)
 
     @property
     @abstractmethod

@@ -37,7 +37,7 @@ _SIZE = struct.Struct("<BQ")
 _FINISHED = struct.Struct("<BQBBHd")
 _STARTED = struct.Struct("<BQHd")
 _PARCEL = struct.Struct("<BBBBII")
-_FATES: tuple[Fate, ...] = ("raise", "drop", "dead", "count")
+_FATES: tuple[Fate, ...] = ("raise", "drop", "dead", "count", "event")
 _FATE_NUMBERS = {fate: number for number, fate in enumerate(_FATES)}
 
 Finished = tuple[int, Outcome, float]
@@ -64,7 +64,7 @@ def encode_run(run: Run) -> bytes:
             _RUN.pack(
                 RUN,
                 run.cause,
-                delivery.redelivered,
+                delivery.redelivered | run.watch << 1,
                 queue,
                 exchange,
                 routing_key,
@@ -104,7 +104,7 @@ def decode_run(data: bytes) -> Run:
         queue=_text(data[at:b]),
         tag=tag,
         generation=generation,
-        redelivered=bool(redelivered),
+        redelivered=bool(redelivered & 1),
         exchange=_text(data[b:c]),
         routing_key=_text(data[c:d]),
         header=data[e:f],
@@ -117,6 +117,7 @@ def decode_run(data: bytes) -> Run:
         _text(data[d:e]),
         None if soft != soft else soft,  # noqa: PLR0124  (only a NaN differs from itself)
         None if hard != hard else hard,  # noqa: PLR0124
+        bool(redelivered & 2),
     )
 
 

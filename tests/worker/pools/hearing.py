@@ -14,7 +14,7 @@ from amqptasks.worker.outcome import Cause, LoadSpec, Outcome, Run
 
 from .fake_app import LOADER
 
-LONGEST = 30.0
+LONGEST = 100.0
 
 _keys = count(1)
 
@@ -37,7 +37,7 @@ def on_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     return run
 
 
-async def until(condition: Callable[[], object], what: str = "", longest: float = 10.0) -> None:
+async def until(condition: Callable[[], object], what: str = "", longest: float = 60.0) -> None:
     deadline = time.monotonic() + longest
     while not condition():
         assert time.monotonic() < deadline, f"never came true: {what or condition}"
