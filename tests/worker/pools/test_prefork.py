@@ -16,7 +16,7 @@ import pytest
 
 from amqptasks.errors import AppImportFailed, ImproperlyConfigured, PoolFailed
 from amqptasks.worker.outcome import Cause
-from amqptasks.worker.pools import ends, slot
+from amqptasks.worker.pools import ends, sharing, slot
 from amqptasks.worker.pools.opening import open_pool
 from amqptasks.worker.pools.prefork import PreforkPool
 from amqptasks.worker.pools.threads import ThreadsPool
@@ -59,6 +59,38 @@ class TestPreforkPool(PoolContract):
     @pytest.fixture
     def make(self) -> Make:
         return lambda size, app=None, **options: PreforkPool(loads(app), size, **options)
+
+    # --- reporting ---------------------------------------------------------------------------------------
+
+    @on_loop
+    async def test_a_child_that_becomes_idle_says_so_itself(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nobody who waits for a short task waits for the parent's next look."""
+        monkeypatch.setattr(sharing, "LOOK", 3600)
+        pool, heard = make(1), Heard()
+        await pool.start(heard)
+
+        for run in (task("noop"), task("noop")):
+            pool.submit(run)
+            await heard.ends(run)
+        await pool.stop(5)
+
+        assert len(heard.outcomes) == 2
+
+    @on_loop
+    async def test_a_start_with_a_time_limit_is_told_at_once(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sharing, "LOOK", 3600)
+        pool, heard, run = make(1), Heard(), task("sleep 60", hard=0.2)
+        await pool.start(heard)
+
+        pool.submit(run)
+        await heard.ends(run)
+        await pool.stop(5)
+
+        assert heard.losses[run.key][2] is Cause.TIMEOUT
 
     # --- sharing -----------------------------------------------------------------------------------------
 
