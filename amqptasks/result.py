@@ -5,18 +5,30 @@ Knows backends; knows nothing of apps, tasks or brokers. Results may be shared b
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar, cast
 
+from amqptasks import result_graph
+from amqptasks.backends.awaiting import awatch
 from amqptasks.backends.base import Backend, Meta
 from amqptasks.errors import ResultIgnored
 from amqptasks.reading import Reading
-from amqptasks.waiting import HasBackend, as_mapping, home, prepare_to_wait, value_of
+from amqptasks.result_sets import OnMessage, ResultSet
+from amqptasks.waiting import (
+    HasBackend,
+    aprepare_to_wait,
+    as_mapping,
+    home,
+    later,
+    prepare_to_wait,
+    revoke_ids,
+    value_of,
+)
+
+__all__ = ["AsyncResult", "GroupResult", "OnMessage", "ResultSet", "ResultTuple", "result_from_tuple"]
 
 R = TypeVar("R")
 ResultTuple = tuple[tuple[str, Any], Any]
-OnMessage = Callable[[dict[str, Any]], Any]
 
 
 class AsyncResult(Reading, Generic[R]):
@@ -81,17 +93,30 @@ class AsyncResult(Reading, Generic[R]):
 
     wait = get
 
+    async def aget(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        callback: Callable[[str, Any], Any] | None = None,
+        on_message: OnMessage | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> R:
+        """As `get`, awaited, for calls of `delay` and of `adelay` alike; cancelling it forgets nothing."""
+        if self._meta is None:
+            self._refuse_ignored()
+            await aprepare_to_wait(disable_sync_subtasks)
+            async for meta in awatch(self.backend, [self.id], timeout):
+                if on_message is not None:
+                    on_message(as_mapping(meta))
+                self.remember(meta)
+        return self.get(propagate=propagate, callback=callback)
+
     def _final(
         self, timeout: float | None, on_message: OnMessage | None, disable_sync_subtasks: bool
     ) -> Meta:
         if self._meta is not None:
             return self._meta
-        if self.ignored:
-            raise ResultIgnored(
-                f"task {self.task_name or ''}[{self.id}] was called with ignore_result, so it sends no "
-                "result; "
-                "call it with ignore_result=False to wait for it"
-            )
+        self._refuse_ignored()
         prepare_to_wait(disable_sync_subtasks)
         for meta in self.backend.watch([self.id], timeout):
             if on_message is not None:
@@ -100,6 +125,14 @@ class AsyncResult(Reading, Generic[R]):
         final = self.remembered
         assert final is not None, "watch() ends once every task is ready"
         return final
+
+    def _refuse_ignored(self) -> None:
+        if self.ignored:
+            raise ResultIgnored(
+                f"task {self.task_name or ''}[{self.id}] was called with ignore_result, so it sends no "
+                "result; "
+                "call it with ignore_result=False to wait for it"
+            )
 
     def remember(self, meta: Meta) -> None:
         """Keep a final state, so that it is read from the backend once."""
@@ -126,11 +159,66 @@ class AsyncResult(Reading, Generic[R]):
         found = [] if meta is None else [result_from_tuple(child, self.app) for child in meta.children]
         return [child for child in found if child is not None]
 
+    def exists(self) -> bool:
+        """Is any state known here? Tells a call that waits from an id that nobody called, where states are stored."""
+        return self._newest() is not None
+
+    def then(
+        self, callback: Callable[[Any], Any], on_error: Callable[[Exception], Any] | None = None
+    ) -> AsyncResult[R]:
+        """Call `callback(self)` once the call has ended, well or not; return self.
+
+        At once if it has ended already, else in a thread that waits for it. `on_error(error)` is called with what the
+        waiting or the callback raises; without it, that is logged.
+        """
+        return later(self, lambda: self.get(propagate=False), callback, on_error)
+
+    # --- what it called -----------------------------------------------------------------------------------
+
+    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[Any, Any]]:
+        """Yield (parent, result) of this call and of all that hang on it, the nearest first. Does not wait.
+
+        Raises ResultError at one that has not ended, unless `intermediate`.
+        """
+        return result_graph.walk(self, intermediate)
+
+    def collect(self, intermediate: bool = False, **options: Any) -> Iterator[tuple[Any, Any]]:
+        """Yield (result, value) of this call and of all that hang on it; waits for each as `get(**options)` does."""
+        return result_graph.collect(self, intermediate, options)
+
+    def get_leaf(self) -> Any:
+        """Return the value of the last one that hangs on this call. Raises ResultError if one has not ended."""
+        value = None
+        for _, result in self.iterdeps():
+            value = result.get()
+        return value
+
+    def build_graph(self, intermediate: bool = False) -> dict[Any, list[Any]]:
+        """Return this result and all that hang on it, each with those that it called."""
+        return result_graph.graph(self, intermediate)
+
+    @property
+    def graph(self) -> dict[Any, list[Any]]:
+        return self.build_graph()
+
     def forget(self) -> None:
-        """Drop what this process keeps of the result."""
+        """Drop what is kept of this result, and of those it hangs on."""
         self._meta = None
         self.claim = None
+        if self.parent is not None:
+            self.parent.forget()
         self.backend.forget(self.id)
+
+    def revoke(
+        self,
+        connection: Any = None,
+        terminate: bool = False,
+        signal: str | None = None,
+        wait: bool = False,
+        timeout: float = 1.0,
+    ) -> None:
+        """Have no worker run this call; with `terminate` kill the process that runs it. `wait`: for the replies."""
+        revoke_ids(self.app, self.id, terminate, signal, wait, timeout)
 
     def as_tuple(self) -> ResultTuple:
         return (self.id, self.parent.as_tuple() if self.parent is not None else None), None
@@ -155,135 +243,44 @@ class AsyncResult(Reading, Generic[R]):
         return f"<{type(self).__name__}: {self.id}>"
 
 
-class GroupResult:
-    """The results of calls that belong together, in their order. Gathered in one pass, however many they
-    are.
-    """
+class GroupResult(ResultSet):
+    """The results of calls that belong together, under an id of their own."""
 
-    __slots__ = ("app", "id", "parent", "results")
+    __slots__ = ("id", "parent")
 
     def __init__(
         self,
         id: str,
-        results: Sequence[AsyncResult[Any] | GroupResult] = (),
+        results: Iterable[AsyncResult[Any] | GroupResult] = (),
         parent: AsyncResult[Any] | GroupResult | None = None,
         app: HasBackend | None = None,
     ) -> None:
+        super().__init__(results, app)
         self.id = id
-        self.results: list[Any] = list(results)
         self.parent = parent
-        self.app = app
 
-    @property
-    def children(self) -> list[Any]:
-        return self.results
+    def _called(self) -> str:
+        return f"group {self.id}"
 
-    def leaves(self) -> Iterator[AsyncResult[Any]]:
-        """Yield the results of calls, also of those in groups that belong to this one."""
-        for result in self.results:
-            if isinstance(result, GroupResult):
-                yield from result.leaves()
-            else:
-                yield result
+    def save(self, backend: Backend | None = None) -> None:
+        """Keep in the backend which results belong to this id, for `restore` in another process.
 
-    def get(  # noqa: PLR0917 (Celery's signature)
-        self,
-        timeout: float | None = None,
-        propagate: bool = True,
-        interval: float = 0.5,
-        callback: Callable[[str, Any], Any] | None = None,
-        no_ack: bool = True,
-        on_message: OnMessage | None = None,
-        disable_sync_subtasks: bool = True,
-    ) -> list[Any]:
-        """Wait for all, at most `timeout` seconds together, and return their values in order.
-
-        With `propagate` the first failure that arrives is raised at once. Raises what `AsyncResult.get`
-        raises.
+        Raises ImproperlyConfigured where the backend stores nothing (rpc), StoreUnavailable.
         """
-        self._gather(timeout, propagate, on_message, disable_sync_subtasks)
-        values = [result.get(propagate=propagate) for result in self.results]
-        if callback is not None:
-            for result in self.leaves():
-                callback(result.id, result.get(propagate=propagate))
-        return values
+        (backend or (self.app or home.find()).backend).save_group(self.id, self.as_tuple())
 
-    join = get
-    join_native = get
+    def delete(self, backend: Backend | None = None) -> None:
+        """Drop what `save` kept; the results themselves stay."""
+        (backend or (self.app or home.find()).backend).forget_group(self.id)
 
-    def _gather(
-        self,
-        timeout: float | None,
-        propagate: bool,
-        on_message: OnMessage | None,
-        disable_sync_subtasks: bool,
-    ) -> None:
-        for result, meta in self._arriving(timeout, disable_sync_subtasks=disable_sync_subtasks):
-            if on_message is not None:
-                on_message(as_mapping(meta))
-            result.remember(meta)
-            value_of(meta, propagate)
-
-    def _arriving(
-        self, timeout: float | None, *, disable_sync_subtasks: bool
-    ) -> Iterator[tuple[AsyncResult[Any], Meta]]:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        prepare_to_wait(disable_sync_subtasks)
-        waiting: dict[Backend, dict[str, AsyncResult[Any]]] = {}
-        for result in self.leaves():
-            meta = result.remembered
-            if meta is not None:
-                yield result, meta
-            elif result.ignored:
-                raise ResultIgnored(
-                    f"{result.id} in group {self.id} was called with ignore_result: it sends no result"
-                )
-            else:
-                waiting.setdefault(result.backend, {})[result.id] = result
-        for backend, by_id in waiting.items():
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            for meta in backend.watch(list(by_id), left):
-                yield by_id[meta.task_id], meta
-
-    def iter_native(
-        self,
-        timeout: float | None = None,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        on_message: OnMessage | None = None,
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield (id, state mapping) of each member as it ends, in the order of arrival."""
-        for result, meta in self._arriving(timeout, disable_sync_subtasks=True):
-            if on_message is not None:
-                on_message(as_mapping(meta))
-            result.remember(meta)
-            if meta.ready:
-                yield result.id, as_mapping(meta)
-
-    def completed_count(self) -> int:
-        """Return how many have succeeded, as far as is known here."""
-        return sum(result.successful() for result in self.results)
-
-    def ready(self) -> bool:
-        return all(result.ready() for result in self.results)
-
-    def successful(self) -> bool:
-        return all(result.successful() for result in self.results)
-
-    def failed(self) -> bool:
-        return any(result.failed() for result in self.results)
-
-    def waiting(self) -> bool:
-        """Is any member not ready?"""
-        return not self.ready()
-
-    def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], Any] | None = None) -> None:
-        for result in self.results:
-            result.maybe_throw(propagate, callback)
-
-    def forget(self) -> None:
-        for result in self.results:
-            result.forget()
+    @classmethod
+    def restore(
+        cls, id: str, backend: Backend | None = None, app: HasBackend | None = None
+    ) -> GroupResult | None:
+        """Return the group that was saved under this id; None if there is none (any more)."""
+        members = (backend or (app or home.find()).backend).restore_group(id)
+        found = result_from_tuple(members, app)
+        return found if isinstance(found, GroupResult) else None
 
     def as_tuple(self) -> ResultTuple:
         return (self.id, self.parent.as_tuple() if self.parent is not None else None), [
@@ -293,18 +290,6 @@ class GroupResult:
     def as_list(self) -> list[str]:
         return [self.id, *(self.parent.as_list() if self.parent is not None else [])]
 
-    def __len__(self) -> int:
-        return len(self.results)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.results)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.results[index]
-
-    def __bool__(self) -> bool:
-        return True
-
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.id, self.results, self.parent)
 
@@ -313,6 +298,9 @@ class GroupResult:
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+    def __str__(self) -> str:
+        return self.id
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.id} [{', '.join(result.id for result in self.results)}]>"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 from amqptasks import states
@@ -69,9 +70,17 @@ class Backend(ABC):
     def store(self, meta: Meta, publish: Publish) -> None:
         """Write a state, or hand the message that carries it to `publish`. Runs in the worker's child."""
 
+    def prepare(self, meta: Meta, publish: Publish) -> Callable[[], None]:
+        """Return what stores the state, after what can fail for good: EncodeError, TooLarge are raised here."""
+        return partial(self.store, meta, publish)
+
     @abstractmethod
     def fetch(self, task_id: str) -> Meta | None:
         """The newest state known here, without waiting; None when nothing is known."""
+
+    def fetch_all(self, task_ids: Sequence[str]) -> Iterator[Meta]:
+        """Yield the newest states known here, of those ids of which any is; without waiting."""
+        return (meta for meta in map(self.fetch, task_ids) if meta is not None)
 
     @abstractmethod
     def watch(self, task_ids: Sequence[str], timeout: float | None) -> Iterator[Meta]:

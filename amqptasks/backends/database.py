@@ -49,10 +49,15 @@ class DatabaseBackend(StoredBackend):
         super().__init__(url, options)
         try:
             self._url = sql.make_url(url.removeprefix("db+"))
-            self._url.get_dialect()
-        except (exc.ArgumentError, exc.NoSuchModuleError, ImportError) as error:
+            self._url.get_dialect().import_dbapi()
+        except (exc.ArgumentError, exc.NoSuchModuleError) as error:
             raise ImproperlyConfigured(
                 f"result_backend {mask_url(url)!r} is no URL of SQLAlchemy's: {error}"
+            ) from None
+        except ImportError as error:
+            raise ImproperlyConfigured(
+                f"result_backend {mask_url(url)!r} needs a driver that is not installed ({error}); install it, "
+                "or name another: db+postgresql+psycopg://, db+mysql+pymysql://"
             ) from None
         if self._url.get_backend_name() == "sqlite" and self._url.database in (None, "", ":memory:"):
             raise ImproperlyConfigured(
@@ -84,13 +89,7 @@ class DatabaseBackend(StoredBackend):
         if name in READ_COMMITTED:
             # MySQL's REPEATABLE READ would show the first look's state for as long as a transaction lasts.
             options["isolation_level"] = "READ COMMITTED"
-        try:
-            engine = sql.create_engine(self._url, **options)
-        except ImportError as error:
-            raise ImproperlyConfigured(
-                f"result_backend {mask_url(self.url)!r} needs a driver that is not installed ({error}); install it, "
-                "or name another: db+postgresql+psycopg://, db+mysql+pymysql://"
-            ) from error
+        engine = sql.create_engine(self._url, **options)
         if name == "sqlite":
             sql.event.listen(engine, "connect", _readers_do_not_wait)
         return engine
@@ -119,15 +118,12 @@ class DatabaseBackend(StoredBackend):
             with self.engine.begin() as connection:
                 connection.execute(change)
 
-    def _read(self, task_id: str) -> bytes | None:
-        return dict(self._rows([task_id])).get(task_id)
-
-    def _rows(self, ids: Sequence[str]) -> list[tuple[str, bytes]]:
+    def _records(self, task_ids: Sequence[str]) -> list[tuple[str, bytes]]:
         columns = sql.select(RESULTS.c.id, RESULTS.c.record)
         found: list[tuple[str, bytes]] = []
         with self.engine.connect() as connection:
-            for start in range(0, len(ids), AT_ONCE):
-                query = columns.where(RESULTS.c.id.in_(ids[start : start + AT_ONCE]))
+            for start in range(0, len(task_ids), AT_ONCE):
+                query = columns.where(RESULTS.c.id.in_(task_ids[start : start + AT_ONCE]))
                 if self._expired_at is not None:
                     query = query.where(RESULTS.c.stored_at > self._expired_at)
                 found += [(row.id, bytes(row.record)) for row in connection.execute(query)]
@@ -143,10 +139,10 @@ class DatabaseBackend(StoredBackend):
             connection.execute(RESULTS.delete().where(RESULTS.c.id == task_id))
 
     def _write_group(self, group_id: str, record: bytes) -> None:
-        self._write(GROUP + group_id, record, True)
+        self._write(GROUP + group_id, record, final=True)
 
     def _read_group(self, group_id: str) -> bytes | None:
-        return self._read(GROUP + group_id)
+        return dict(self._records([GROUP + group_id])).get(GROUP + group_id)
 
     def _delete_group(self, group_id: str) -> None:
         self._delete(GROUP + group_id)
@@ -170,7 +166,7 @@ class DatabaseBackend(StoredBackend):
         left = dict.fromkeys(task_ids, b"")
         pause = SOONEST
         while left:
-            for task_id, record in self.patiently(lambda: self._rows(list(left)), deadline):
+            for task_id, record in self.patiently(lambda: self._records(list(left)), deadline):
                 if left[task_id] == record:
                     continue
                 left[task_id] = record

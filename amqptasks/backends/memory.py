@@ -9,10 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from amqptasks import states
+from amqptasks.backends.awaiting import LoopWatcher, Watch
 from amqptasks.backends.base import Backend, Meta, Publish
 from amqptasks.backends.watching import Watcher, Watchers
 from amqptasks.errors import TimeoutError
@@ -64,24 +66,32 @@ class MemoryBackend(Backend):
         return None if known is None else known[1]
 
     def watch(self, task_ids: Sequence[str], timeout: float | None) -> Iterator[Meta]:
+        with self._watching(Watcher(), task_ids, timeout) as watch:
+            yield from watch.blocking()
+
+    async def awatch(self, task_ids: Sequence[str], timeout: float | None) -> AsyncIterator[Meta]:
+        with self._watching(LoopWatcher(), task_ids, timeout) as watch:
+            async for meta in watch.awaited():
+                yield meta
+
+    @contextmanager
+    def _watching(
+        self, watcher: Watcher[Meta], task_ids: Sequence[str], timeout: float | None
+    ) -> Iterator[Watch[Meta]]:
         deadline = None if timeout is None else time.monotonic() + timeout
-        store, watcher, left = self._store, Watcher[Meta](), set(task_ids)
+        store = self._store
         with store.lock:
             watcher.arrived.extend(store.states[id][1] for id in task_ids if id in store.states)
             store.watchers.add(watcher, task_ids)
         with store.watchers.removing(watcher, task_ids):
-            while left:
-                while watcher.arrived:
-                    meta = watcher.arrived.popleft()
-                    if meta.ready:
-                        left.discard(meta.task_id)
-                    yield meta
-                if left:
-                    self._wait(watcher, left, deadline, timeout)
+            yield Watch(
+                watcher,
+                set(task_ids),
+                lambda meta: meta,
+                lambda left: self._patience(left, deadline, timeout),
+            )
 
-    def _wait(
-        self, watcher: Watcher[Meta], left: set[str], deadline: float | None, timeout: float | None
-    ) -> None:
+    def _patience(self, left: set[str], deadline: float | None, timeout: float | None) -> float | None:
         remaining = None if deadline is None else deadline - time.monotonic()
         if remaining is not None and remaining <= 0:
             first = min(left)
@@ -90,7 +100,7 @@ class MemoryBackend(Backend):
                 f"no result of {first} within {timeout:g} s; its last known state is "
                 f"{states.PENDING if known is None else known.status}; the task may still finish"
             )
-        watcher.wait(remaining)
+        return remaining
 
     def forget(self, task_id: str) -> None:
         with self._store.lock:

@@ -17,12 +17,14 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
 from amqptasks import states
 from amqptasks.amqp import Delivery, Queue
+from amqptasks.backends.awaiting import LoopWatcher, Watch
 from amqptasks.backends.base import Backend, Meta, Publish
 from amqptasks.backends.recent import Answer, Recent
 from amqptasks.backends.watching import Watcher, Watchers
@@ -30,6 +32,7 @@ from amqptasks.backends.wire import BUNDLE, REPLIES, ResultFormat, read_body, re
 from amqptasks.errors import MessageError, ResultElsewhere, ResultLost, TimeoutError, TransportError
 from amqptasks.ids import process
 from amqptasks.transport import codec
+from amqptasks.transport.aside import may_wait
 from amqptasks.transport.blocking import BlockingConnection, Subscription
 
 logger = logging.getLogger(__name__)
@@ -89,6 +92,7 @@ class RpcBackend(Backend):
             # After a fork the locks may be held by threads that do not exist here, and the queue is the
             # parent's.
             self._reset()
+        may_wait()
         with self._opening:
             if self._queue is None:
                 name = f"{REPLIES}{uuid.uuid4()}"
@@ -167,18 +171,22 @@ class RpcBackend(Backend):
         return None if answer is None else answer.read()
 
     def watch(self, task_ids: Sequence[str], timeout: float | None) -> Iterator[Meta]:
+        with self._watching(Watcher(), task_ids, timeout) as watch:
+            yield from watch.blocking()
+
+    async def awatch(self, task_ids: Sequence[str], timeout: float | None) -> AsyncIterator[Meta]:
+        with self._watching(LoopWatcher(), task_ids, timeout) as watch:
+            async for meta in watch.awaited():
+                yield meta
+
+    @contextmanager
+    def _watching(
+        self, watcher: Watcher[Answer], task_ids: Sequence[str], timeout: float | None
+    ) -> Iterator[Watch[Answer]]:
         deadline = None if timeout is None else monotonic() + timeout
-        watcher = Watcher[Answer]()
         left = self._register(watcher, task_ids)
         with self._watchers.removing(watcher, task_ids):
-            while left:
-                while watcher.arrived:
-                    meta = watcher.arrived.popleft().read()
-                    if meta.ready:
-                        left.discard(meta.task_id)
-                    yield meta
-                if left:
-                    self._wait(watcher, left, timeout, deadline)
+            yield Watch(watcher, left, Answer.read, lambda left: self._patience(left, timeout, deadline))
 
     def _register(self, watcher: Watcher[Answer], task_ids: Sequence[str]) -> set[str]:
         """Put what is known already into the watcher; return the ids. Raises for those that can never
@@ -196,9 +204,7 @@ class RpcBackend(Backend):
             self._watchers.add(watcher, task_ids)
         return set(task_ids)
 
-    def _wait(
-        self, watcher: Watcher[Answer], left: set[str], timeout: float | None, deadline: float | None
-    ) -> None:
+    def _patience(self, left: set[str], timeout: float | None, deadline: float | None) -> float | None:
         now = monotonic()
         if deadline is not None and now >= deadline:
             raise TimeoutError(self._late(left, timeout))
@@ -206,7 +212,7 @@ class RpcBackend(Backend):
         if doubtful is not None and now >= doubtful:
             raise self._lost(left)
         until = deadline if deadline is not None else doubtful
-        watcher.wait(None if until is None else until - now)
+        return None if until is None else until - now
 
     def _doubtful_at(self, left: set[str]) -> float | None:
         """When a wait without timeout is to be given up, because a reply may be gone; None as long as none

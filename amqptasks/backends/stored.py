@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -64,7 +64,8 @@ class StoredBackend(Backend):
         """Keep a record; one that is not final must not replace one that is."""
 
     @abstractmethod
-    def _read(self, task_id: str) -> bytes | None: ...
+    def _records(self, task_ids: Sequence[str]) -> Sequence[tuple[str, bytes]]:
+        """Return id and record of those that are known."""
 
     @abstractmethod
     def _write_group(self, group_id: str, record: bytes) -> None: ...
@@ -82,17 +83,23 @@ class StoredBackend(Backend):
 
     def store(self, meta: Meta, publish: Publish) -> None:
         """Write the state; returns once the store has confirmed it. Raises EncodeError, TooLarge, StoreUnavailable."""
+        self.prepare(meta, publish)()
+
+    def prepare(self, meta: Meta, publish: Publish) -> Callable[[], None]:
         record = self._packed(result_envelope(meta, "", self.options.format))
         if len(record) > self.options.largest:
             raise TooLarge(
                 f"the result of {meta.task_id} has {len(record)} bytes, over the limit of {self.options.largest} "
                 "(`broker_max_message_size`); keep the data elsewhere and return a reference"
             )
-        self.patiently(lambda: self._write(meta.task_id, record, meta.ready))
+        return lambda: self.patiently(lambda: self._write(meta.task_id, record, meta.ready))
 
     def fetch(self, task_id: str) -> Meta | None:
-        record = self.patiently(lambda: self._read(task_id))
-        return None if record is None else self.unpacked(task_id, record)
+        return next(self.fetch_all([task_id]), None)
+
+    def fetch_all(self, task_ids: Sequence[str]) -> Iterator[Meta]:
+        for task_id, record in self.patiently(lambda: self._records(task_ids)):
+            yield self.unpacked(task_id, record)
 
     def forget(self, task_id: str) -> None:
         self.patiently(lambda: self._delete(task_id))
@@ -165,7 +172,9 @@ class StoredBackend(Backend):
             try:
                 kind, encoding, packing = head.decode().split(" ")
             except ValueError:
-                raise InvalidMessage(f"the stored result of {task_id} cannot be read: its head is broken") from None
+                raise InvalidMessage(
+                    f"the stored result of {task_id} cannot be read: its head is broken"
+                ) from None
             if packing:
                 body = inflate(body, packing, self.options.format.inflate_limit)
         properties = Properties(content_type=kind, content_encoding=encoding, correlation_id=task_id)

@@ -10,25 +10,32 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Latch(Protocol):
+    """What is waited for: a `threading.Event`, or what wakes an event loop."""
+
+    def set(self) -> None: ...
 
 
 class Watcher(Generic[T]):
     """One thread that waits for some ids: filled by whoever receives, emptied by its owner."""
 
-    __slots__ = ("arrived", "latch")
+    __slots__ = ("_event", "arrived", "latch")
 
     def __init__(self) -> None:
         self.arrived: deque[T] = deque()
-        self.latch = threading.Event()
+        self._event = threading.Event()
+        self.latch: Latch = self._event
 
     def wait(self, seconds: float | None) -> None:
         """Return when something arrived or somebody wakes it, at the latest after `seconds`."""
-        self.latch.wait(seconds)
+        self._event.wait(seconds)
         # Cleared before the owner looks at `arrived`, so what comes in between wakes it again.
-        self.latch.clear()
+        self._event.clear()
 
 
 class Watchers(Generic[T]):

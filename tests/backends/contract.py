@@ -6,14 +6,22 @@ A test module subclasses `BackendContract` and says by the fixture `backend` wha
 from __future__ import annotations
 
 import builtins
+import os
 import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from amqptasks import states
 from amqptasks.backends.base import Backend, Meta
-from amqptasks.errors import TimeoutError
+from amqptasks.backends.stored import StoreOptions
+from amqptasks.backends.wire import ResultFormat
+from amqptasks.errors import ContentDisallowed, TimeoutError, TooLarge
+from amqptasks.serialization import accept_set
 
 
 class BackendContract:
@@ -119,3 +127,158 @@ class BackendContract:
 
     def test_watching_nothing_ends_at_once(self, backend: Backend) -> None:
         assert list(backend.watch([], None)) == []
+
+
+OPTIONS = StoreOptions(format=ResultFormat(), interval=0.05, patience=5.0)
+
+
+def _never(envelope: Any) -> None:
+    raise AssertionError("a store publishes nothing")
+
+
+class StoreContract(BackendContract):
+    """What every store does besides: any process reads it, it expires, it keeps groups.
+
+    A test module says by the fixture `url` where the store is, and by `open` how it is opened.
+    """
+
+    def open(self, url: str, options: StoreOptions = OPTIONS) -> Backend:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def backend(self, url: str) -> Iterator[Backend]:
+        opened = self.open(url)
+        # A server is shared by the tests: what each of them calls t1 is another's.
+        opened.forget("t1")
+        yield opened
+        opened.close()
+
+    def store(self, backend: Backend, call: tuple[str, str | None], status: str, result: Any = None) -> None:
+        backend.store(Meta(task_id=call[0], status=status, result=result), _never)
+
+    def test_another_client_reads_what_one_stored(self, backend: Backend, url: str) -> None:
+        meta = Meta(
+            task_id="t1",
+            status=states.FAILURE,
+            result=KeyError("k"),
+            traceback="where",
+            children=((("c", None), None),),
+            date_done="2026-01-01T00:00:00+00:00",
+            group_id="g",
+            parent_id="p",
+            extended={"name": "proj.add", "args": [1]},
+        )
+        backend.store(meta, _never)
+        other = self.open(url)
+
+        found = other.fetch("t1")
+        other.close()
+
+        assert found is not None
+        assert isinstance(found.result, KeyError)
+        assert (found.traceback, found.date_done, found.group_id, found.parent_id) == (
+            "where",
+            meta.date_done,
+            "g",
+            "p",
+        )
+        assert found.extended == {"name": "proj.add", "args": [1]}
+
+    def test_a_forked_child_uses_the_store_by_connections_of_its_own(self, backend: Backend) -> None:
+        self.store(backend, ("t1", None), states.STARTED)
+        pid = os.fork()
+        if not pid:
+            try:
+                self.store(backend, ("t1", None), states.SUCCESS, "child")
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(pid, 0)
+
+        assert status == 0
+        assert self.final(backend, "t1")["t1"].result == "child"
+        self.store(backend, ("t1", None), states.SUCCESS, "parent")
+        assert self.final(backend, "t1")["t1"].result == "parent"
+
+    def test_a_late_started_does_not_hide_the_value(self, backend: Backend) -> None:
+        self.store(backend, ("t1", None), states.STARTED)
+        self.store(backend, ("t1", None), states.SUCCESS, 4)
+        self.store(backend, ("t1", None), states.STARTED)
+        known = backend.fetch("t1")
+
+        assert known is not None
+        assert (known.status, known.result) == (states.SUCCESS, 4)
+
+    def test_states_expire(self, url: str) -> None:
+        backend = self.open(url, replace(OPTIONS, format=ResultFormat(expires=0.2)))
+        self.store(backend, ("t-expires", None), states.SUCCESS, 4)
+        deadline = time.monotonic() + 10
+
+        while backend.fetch("t-expires") is not None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        expired = backend.fetch("t-expires")
+        backend.cleanup()
+        lasting = self.open(url)
+        found = lasting.fetch("t-expires")
+        backend.close()
+        lasting.close()
+
+        assert (expired, found) == (None, None)
+
+    def test_groups_are_saved_restored_and_forgotten(self, backend: Backend) -> None:
+        backend.save_group("g1", (("g1", None), [(("a", None), None)]))
+
+        assert backend.restore_group("g1") == [["g1", None], [[["a", None], None]]]
+        backend.forget_group("g1")
+        assert backend.restore_group("g1") is None
+
+    @pytest.mark.parametrize("compression", [None, "gzip"])
+    @pytest.mark.parametrize("serializer", ["json", "msgpack", "pickle", "yaml"])
+    def test_each_serializer_and_compression(
+        self, url: str, serializer: str, compression: str | None
+    ) -> None:
+        accepted = accept_set([serializer])
+        format = ResultFormat(serializer=serializer, accept=accepted)
+        backend = self.open(url, replace(OPTIONS, format=format, compression=compression))
+        self.store(backend, ("t2", None), states.SUCCESS, ["ä" * 10_000, 2])
+
+        found = self.final(backend, "t2")["t2"].result
+        backend.close()
+
+        assert found == ["ä" * 10_000, 2]
+
+    def test_content_that_is_not_accepted_is_not_decoded(self, url: str) -> None:
+        sender = self.open(
+            url, replace(OPTIONS, format=ResultFormat(serializer="pickle", accept=accept_set(["pickle"])))
+        )
+        reader = self.open(url)
+        self.store(sender, ("t3", None), states.SUCCESS, 4)
+
+        with pytest.raises(ContentDisallowed):
+            reader.fetch("t3")
+        sender.close()
+        reader.close()
+
+    def test_a_large_result_is_kept_whole_and_one_too_large_is_refused(self, url: str) -> None:
+        backend = self.open(url, replace(OPTIONS, largest=2 << 20))
+        self.store(backend, ("t4", None), states.SUCCESS, "x" * (1 << 20))
+
+        with pytest.raises(TooLarge, match=r"t5 has .* over the limit of 2097152"):
+            self.store(backend, ("t5", None), states.SUCCESS, "x" * (2 << 20))
+        assert len(self.final(backend, "t4")["t4"].result) == 1 << 20
+        backend.close()
+
+    def test_a_thousand_arrive_while_they_are_awaited(self, backend: Backend, url: str) -> None:
+        ids = [str(uuid.uuid4()) for _ in range(1000)]
+
+        def work() -> None:
+            other = self.open(url)
+            for number, id in enumerate(ids):
+                self.store(other, (id, None), states.SUCCESS, number)
+            other.close()
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        found = self.final(backend, *ids, timeout=60)
+        worker.join()
+
+        assert [found[id].result for id in ids] == list(range(1000))
