@@ -18,6 +18,7 @@ from typing import TypeVar
 from amqptasks.amqp import Arguments, Delivery, Entity, Envelope, Parcel, Queue, QueueInfo
 from amqptasks.errors import AmqptasksError, TransportError
 from amqptasks.ids import process
+from amqptasks.transport.aside import may_wait
 from amqptasks.transport.base import Connect, Link, OnDelivery, ServerInfo
 from amqptasks.transport.codec import pack
 from amqptasks.transport.io_thread import IoThread
@@ -234,6 +235,7 @@ class BlockingConnection:
         return self._open().call(function, self.timeout)
 
     def _refuse_io_thread(self) -> None:
+        may_wait()
         io = self._io
         if io is not None and io.is_current:
             raise RuntimeError(

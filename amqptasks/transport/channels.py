@@ -15,14 +15,8 @@ import pika.exceptions
 import pika.frame
 from pika import spec
 
-from amqptasks.errors import (
-    BrokerBlocked,
-    BrokerUnavailable,
-    ChannelClosed,
-    ImproperlyConfigured,
-    TransportError,
-)
-from amqptasks.transport.failures import channel_error
+from amqptasks.errors import ChannelClosed, ImproperlyConfigured, TransportError
+from amqptasks.transport.failures import channel_error, no_answer
 from amqptasks.transport.stream import HEADER, METHOD, Stream
 
 _method_id = struct.Struct(">I").unpack_from
@@ -207,12 +201,4 @@ async def within(
         async with asyncio.timeout(timeout):
             return [await answer for answer in answers]
     except TimeoutError:
-        if blocked is not None:
-            raise BrokerBlocked(
-                f"no answer to {what} within {timeout:g} s: the broker blocks this connection ({blocked}); "
-                "free memory or disk on it"
-            ) from None
-        raise BrokerUnavailable(
-            f"no answer to {what} within {timeout:g} s: the broker is overloaded, or a quorum queue has no "
-            "majority; look at the broker, then try again"
-        ) from None
+        raise no_answer(timeout, what, blocked) from None

@@ -15,11 +15,10 @@ from typing import Any, Final
 from pika import spec
 
 from amqptasks.amqp import Parcel
-from amqptasks.errors import Nacked, NotFound, TooLarge, TransportError, Unroutable
-from amqptasks.transport import codec
+from amqptasks.errors import TransportError, Unroutable
+from amqptasks.transport import codec, verdicts
 from amqptasks.transport.base import Done
 from amqptasks.transport.channels import Channel
-from amqptasks.transport.failures import blamed_exchange, blamed_size
 from amqptasks.transport.stream import OVERHEAD, Stream
 
 _confirm = struct.Struct(">IQB").unpack_from
@@ -82,11 +81,7 @@ class ConfirmChannel(Channel):
         if self.returned:
             error = self.returned.pop(tag, None)
         if nacked and error is None:
-            error = Nacked(
-                f"the broker refused message {parcel.message_id} for {_place(parcel)}: the queue is full "
-                "(x-max-length with x-overflow=reject-publish) or has no majority; try again later",
-                (parcel,),
-            )
+            error = verdicts.nacked(parcel)
         self.tell(done, error)
 
     def tell(self, done: Done, error: TransportError | None) -> None:
@@ -102,11 +97,7 @@ class ConfirmChannel(Channel):
         message_id = codec.decode_header(header).message_id
         for sequence, (parcel, _) in self.pending.items():
             if parcel.message_id == message_id and sequence not in self.returned:
-                self.returned[sequence] = Unroutable(
-                    f"no queue is bound for {_place(parcel)} ({method.reply_text}); declare the queue and "
-                    "bind it, or check exchange and routing key",
-                    (parcel,),
-                )
+                self.returned[sequence] = verdicts.unroutable(parcel, method.reply_text)
                 return
 
     def on_closed(self, reason: TransportError) -> None:
@@ -125,7 +116,7 @@ class Confirms:
         self._lost: TransportError | None = None
 
     def post(self, parcel: Parcel, done: Done) -> None:
-        error = self._lost or self._unfit(parcel)
+        error = self._lost or verdicts.unfit(parcel, self._max_body, self._max_header)
         if error is not None:
             self._stream.loop.call_soon(done, error)
         elif self._suspects:
@@ -149,21 +140,6 @@ class Confirms:
         self._channel = ConfirmChannel(self._stream, self._on_over)
         return self._channel
 
-    def _unfit(self, parcel: Parcel) -> TransportError | None:
-        if len(parcel.body) > self._max_body:
-            return TooLarge(
-                f"the body of message {parcel.message_id} has {len(parcel.body)} bytes and the broker takes "
-                f"{self._max_body}; send a reference, compress it, or raise max_message_size on the broker",
-                (parcel,),
-            )
-        if len(parcel.header) > self._max_header:
-            return TooLarge(
-                f"the properties and headers of message {parcel.message_id} have {len(parcel.header)} bytes "
-                f"and one frame takes {self._max_header}; put large values into the body",
-                (parcel,),
-            )
-        return None
-
     # --- a channel that ended -----------------------------------------------------------------------------
 
     def _on_over(self, channel: ConfirmChannel, reason: TransportError) -> None:
@@ -179,7 +155,7 @@ class Confirms:
         innocent: list[Pending] = []
         guilty: list[tuple[Done, TransportError]] = []
         for (parcel, done), (_, error) in zip(pending, told, strict=True):
-            fate = error or _verdict(parcel, reason, alone=len(pending) == 1)
+            fate = error or verdicts.verdict(parcel, reason, alone=len(pending) == 1)
             if fate is None:
                 innocent.append((parcel, done))
             else:
@@ -207,26 +183,3 @@ class Confirms:
             channel.publish(*self._suspects.popleft())
         if not self._suspects:
             channel.on_settled = None
-
-
-def _verdict(parcel: Parcel, reason: TransportError, *, alone: bool) -> TransportError | None:
-    """Whether the broker closed the channel for this parcel, and as what it is told."""
-    exchange, key = blamed_exchange(reason)
-    if exchange is not None:
-        guilty = parcel.exchange == exchange and key in {None, parcel.routing_key}
-        return _copy(reason, parcel) if guilty or alone else None
-    size = blamed_size(reason)
-    if size is not None and (len(parcel.body) == size or alone):
-        return TooLarge(f"message {parcel.message_id} for {_place(parcel)}: {reason}", (parcel,))
-    return _copy(reason, parcel) if alone else None
-
-
-def _copy(reason: TransportError, parcel: Parcel) -> TransportError:
-    """An error of its own for each message: a shared one would gather everybody's traceback."""
-    if isinstance(reason, NotFound):
-        return NotFound(f"message {parcel.message_id} for {_place(parcel)}: {reason}", reason.code)
-    return type(reason)(f"message {parcel.message_id} for {_place(parcel)}: {reason}")
-
-
-def _place(parcel: Parcel) -> str:
-    return f"exchange {parcel.exchange or '(default)'!r}, routing key {parcel.routing_key!r}"

@@ -16,6 +16,7 @@ import pika.exceptions
 
 from amqptasks.errors import (
     AccessRefused,
+    BrokerBlocked,
     BrokerUnavailable,
     ChannelClosed,
     ConnectionLost,
@@ -51,7 +52,7 @@ def refused(error: BaseException, url: BrokerURL, timeout: float) -> BrokerUnava
     if isinstance(error, BrokerUnavailable):
         return error
     if isinstance(error, pika.exceptions.ConnectionClosedByBroker):
-        return _closed_at_open(error.reply_code, error.reply_text, url)
+        return closed_at_open(error.reply_code, error.reply_text, url)
     if isinstance(error, ssl.SSLError):
         return _tls(error, url)
     if isinstance(error, TimeoutError):
@@ -63,34 +64,50 @@ def refused(error: BaseException, url: BrokerURL, timeout: float) -> BrokerUnava
             f"the host name {url.host!r} cannot be resolved ({error.strerror}); check the broker URL"
         )
     if isinstance(error, OSError):
-        return BrokerUnavailable(_os_error(error, url))
+        return _os_error(error, url)
     if isinstance(error, pika.exceptions.AuthenticationError):
-        return AccessRefused(
-            f"{where} does not offer the login method {error.args[0]}; enable it on the broker"
-        )
+        return no_login(url, str(error.args[0]))
     if isinstance(error, pika.exceptions.InvalidFrameError | pika.exceptions.ProtocolVersionMismatch):
         return BrokerUnavailable(f"{where} does not speak AMQP 0-9-1; check host and port ({error.args[0]})")
     if isinstance(error, pika.exceptions.StreamLostError):
-        return BrokerUnavailable(_hung_up(url))
+        return hung_up(url)
     return BrokerUnavailable(f"{where}: {type(error).__name__}: {error}")
 
 
-def _hung_up(url: BrokerURL) -> str:
+def no_login(url: BrokerURL, method: str) -> AccessRefused:
+    return AccessRefused(
+        f"{url.host}:{url.port} does not offer the login method {method}; enable it on the broker"
+    )
+
+
+def context(url: BrokerURL) -> ssl.SSLContext | None:
+    """Read the TLS files anew: they may have been renewed since the last attempt. Raises TLSFailed."""
+    if url.tls is None:
+        return None
+    try:
+        return url.tls.context()
+    except OSError as error:
+        files = [url.tls.cafile, url.tls.capath, url.tls.certfile, url.tls.keyfile]
+        named = ", ".join(repr(file) for file in files if file) or "none named"
+        raise TLSFailed(f"the TLS files ({named}) cannot be used: {error.strerror or error}") from error
+
+
+def hung_up(url: BrokerURL) -> BrokerUnavailable:
     hint = "is it RabbitMQ?" if url.tls is not None else "is it RabbitMQ? For a TLS port write amqps://"
-    return f"{url.host}:{url.port} closed the connection during the handshake; {hint}"
+    return BrokerUnavailable(f"{url.host}:{url.port} closed the connection during the handshake; {hint}")
 
 
-def _os_error(error: OSError, url: BrokerURL) -> str:
+def _os_error(error: OSError, url: BrokerURL) -> BrokerUnavailable:
     where = f"{url.host}:{url.port}"
     text = error.strerror or str(error)
     # A name with several addresses gives one error with all their texts.
     if isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in text:
-        return f"{where} refused the connection; is RabbitMQ running there?"
+        return BrokerUnavailable(f"{where} refused the connection; is RabbitMQ running there?")
     if isinstance(error, ConnectionResetError):
-        return _hung_up(url)
+        return hung_up(url)
     if error.errno in {errno.EHOSTUNREACH, errno.ENETUNREACH}:
-        return f"{where} cannot be reached ({text}); check network and firewall"
-    return f"{where} cannot be reached ({text})"
+        return BrokerUnavailable(f"{where} cannot be reached ({text}); check network and firewall")
+    return BrokerUnavailable(f"{where} cannot be reached ({text})")
 
 
 def _tls(error: ssl.SSLError, url: BrokerURL) -> TLSFailed:
@@ -108,7 +125,8 @@ def _tls(error: ssl.SSLError, url: BrokerURL) -> TLSFailed:
     )
 
 
-def _closed_at_open(code: int, text: str, url: BrokerURL) -> BrokerUnavailable:
+def closed_at_open(code: int, text: str, url: BrokerURL) -> BrokerUnavailable:
+    """Say why the broker ended a connection that was about to be opened, from what its `connection.close` said."""
     where = f"{url.host}:{url.port}"
     said = text.partition(" - ")[2] or text
     if code == 403:
@@ -160,6 +178,19 @@ def ended(error: BaseException, where: str) -> TransportError:
         return ConnectionLost(f"the connection to {where} broke: {error.strerror or error}")
     said = "; ".join(str(argument) for argument in error.args) or type(error).__name__
     return ConnectionLost(f"the connection to {where} broke: {said}")
+
+
+def no_answer(timeout: float, what: str, blocked: str | None) -> TransportError:
+    """Say why a question was not answered in time."""
+    if blocked is not None:
+        return BrokerBlocked(
+            f"no answer to {what} within {timeout:g} s: the broker blocks this connection ({blocked}); "
+            "free memory or disk on it"
+        )
+    return BrokerUnavailable(
+        f"no answer to {what} within {timeout:g} s: the broker is overloaded, or a quorum queue has no "
+        "majority; look at the broker, then try again"
+    )
 
 
 # --- channels --------------------------------------------------------------------------------------------

@@ -18,8 +18,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from amqptasks.amqp import Envelope, Parcel
-from amqptasks.errors import AmqptasksError, BrokerUnavailable, ConnectionLost, PublishTimeout, TransportError
+from amqptasks.errors import AmqptasksError, BrokerUnavailable, ConnectionLost, TransportError
 from amqptasks.ids import process
+from amqptasks.transport.asking import ask
 from amqptasks.transport.base import Connect, Link
 from amqptasks.transport.keeping import RetryPolicy
 from amqptasks.transport.publisher import Publisher
@@ -108,7 +109,7 @@ class IoThread:
 
     def call(self, function: Callable[[Link], Awaitable[T]], timeout: float) -> T:
         """Run `function` with the publishing link, within `timeout` seconds; again when the link is lost."""
-        return self.run(self._with_link(function, timeout), timeout)
+        return self.run(ask(self.publisher, self._policy, function, timeout), timeout)
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: float) -> T:
         """Return `coroutine`'s value, run on the loop. Raises BrokerUnavailable after `timeout` seconds."""
@@ -152,7 +153,7 @@ class IoThread:
         self.ended = True
         for link in (self.publisher.link, self.subscriber.link):
             if link is not None and link.fileno() >= 0:
-                _let_go(link.fileno())
+                let_go(link.fileno())
         # The loop's own close() would change the epoll set, which is the parent's too.
         self._selector.close()
         _inherited.append(self)
@@ -184,30 +185,6 @@ class IoThread:
                     ConnectionLost("the connection was closed meanwhile")
                 )
 
-    async def _with_link(self, function: Callable[[Link], Awaitable[T]], timeout: float) -> T:
-        try:
-            async with asyncio.timeout(timeout):
-                for attempt, delay in enumerate(self._policy.delays()):
-                    link = await self.publisher.connected()
-                    try:
-                        return await function(link)
-                    except ConnectionLost:
-                        # What is asked may itself be what the broker ends connections for.
-                        if attempt == self._policy.max_retries:
-                            raise
-                    await asyncio.sleep(delay)
-                raise AssertionError("the delays ended")
-        except TimeoutError as exc:
-            if isinstance(exc, TransportError):
-                raise
-            raise self._reason_for_delay(timeout) from None
-
-    def _reason_for_delay(self, timeout: float) -> TransportError:
-        error = self.publisher.reason_for_delay()
-        if isinstance(error, PublishTimeout):
-            return BrokerUnavailable(f"the broker did not answer within {timeout:g} s")
-        return error
-
     def _begin_end(self, timeout: float) -> None:
         if not self.ended:
             self.ended = True
@@ -233,7 +210,7 @@ _inherited: list[IoThread] = []
 """What was the parents': kept, because destructors would reach into what the parents still use."""
 
 
-def _let_go(descriptor: int) -> None:
+def let_go(descriptor: int) -> None:
     """Close a socket whose Python object lives on, so that its end reaches the broker when the parent goes.
 
     Closing the number alone would let the object close whatever is opened under it later.

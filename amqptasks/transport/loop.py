@@ -13,7 +13,6 @@ import functools
 import importlib.metadata
 import math
 import platform
-import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -29,7 +28,6 @@ from amqptasks.errors import (
     ConnectionLost,
     ImproperlyConfigured,
     NotFound,
-    TLSFailed,
     TransportError,
 )
 from amqptasks.transport import failures
@@ -110,7 +108,7 @@ class LoopLink:
         try:
             async with asyncio.timeout(self._timeout):
                 server_name = (url.tls.server_name or url.host) if url.tls is not None else None
-                self._stream = await dial(parameters, self._on_end, _context(url), server_name)
+                self._stream = await dial(parameters, self._on_end, failures.context(url), server_name)
         except (OSError, TimeoutError, pika.exceptions.AMQPError) as error:
             raise failures.refused(error, url, self._timeout) from error
         self.server = _server(self._stream, url)
@@ -272,7 +270,7 @@ def _parameters(url: BrokerURL, name: str, heartbeat: float, frame_max: int) -> 
             channel_max=int(url.options.get("channel_max", CHANNEL_MAX)),
             client_properties={
                 "product": "amqptasks",
-                "version": _version(),
+                "version": version(),
                 "platform": f"Python {platform.python_version()}",
                 "information": "",
                 "connection_name": url.options.get("name", name),
@@ -283,23 +281,11 @@ def _parameters(url: BrokerURL, name: str, heartbeat: float, frame_max: int) -> 
 
 
 @functools.cache
-def _version() -> str:
+def version() -> str:
     try:
         return importlib.metadata.version("amqptasks")
     except importlib.metadata.PackageNotFoundError:  # run from a source tree
         return "0"
-
-
-def _context(url: BrokerURL) -> ssl.SSLContext | None:
-    """Read the TLS files anew: they may have been renewed since the last attempt."""
-    if url.tls is None:
-        return None
-    try:
-        return url.tls.context()
-    except OSError as error:
-        files = [url.tls.cafile, url.tls.capath, url.tls.certfile, url.tls.keyfile]
-        named = ", ".join(repr(file) for file in files if file) or "none named"
-        raise TLSFailed(f"the TLS files ({named}) cannot be used: {error.strerror or error}") from error
 
 
 def _server(stream: Stream, url: BrokerURL) -> ServerInfo:

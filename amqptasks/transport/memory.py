@@ -191,6 +191,10 @@ class MemoryLink:
         except RuntimeError:  # its loop is closed: nobody is left to be told
             self._events.clear()
 
+    @property
+    def gone(self) -> bool:
+        return self._loop.is_closed()
+
     def wake(self, delay: float) -> None:
         self._on_loop(self._loop.call_later, delay, self.broker.tick)
 

@@ -38,6 +38,10 @@ _HAS_EXPIRATION = 1 << 8
 class BrokerLink(Protocol):
     """What the broker needs of a link; called under the broker's lock, from any thread."""
 
+    @property
+    def gone(self) -> bool:
+        """Is nobody left who could be called back?"""
+
     def wake(self, delay: float) -> None:
         """Call `MemoryBroker.tick` after `delay` seconds."""
 
@@ -163,6 +167,10 @@ class MemoryBroker:
             self._arm()
 
     def _arm(self) -> None:
+        for link in [link for link in self._links if link.gone]:
+            if self._armed is not None and self._armed[0] is link:
+                self._armed = None
+            link.fail(ConnectionLost("the event loop of this link was closed"))
         if not self._due or not self._links:
             return
         due = self._due[0][0]

@@ -23,13 +23,14 @@ def opener(
     timeout: float = CONNECTION_TIMEOUT,
     max_message_size: int | None = None,
     failover: str = "round-robin",
+    asynchronous: bool = False,
 ) -> Connect:
     """Return what opens a link to the first of `urls` that answers.
 
     `name` is shown by RabbitMQ's tools; `heartbeat` and `timeout` (one host's connecting, and each call's
     answer) are seconds, and give way to what a URL says itself. `max_message_size` is in bytes (None: as the
     broker's version has it). `failover` is `round-robin`, each attempt beginning one host further, or `shuffle`.
-    Raises ImproperlyConfigured without a URL.
+    `asynchronous` links are aio-pika's, for the user's own event loop. Raises ImproperlyConfigured without a URL.
     """
     if not urls:
         raise ImproperlyConfigured("there is no broker URL; write for example amqp://guest@localhost//")
@@ -59,10 +60,26 @@ def opener(
             order=arranged,
         )
 
-    return connect_memory if hosts[0].scheme == "memory" else connect_amqp
+    async def connect_aio() -> Link:
+        from amqptasks.transport import aio  # noqa: PLC0415 (only who awaits pays for aio-pika)
+
+        return await aio.connect(
+            hosts,
+            name=name,
+            heartbeat=heartbeat,
+            timeout=timeout,
+            max_message_size=max_message_size,
+            order=arranged,
+        )
+
+    if hosts[0].scheme == "memory":
+        return connect_memory
+    return connect_aio if asynchronous else connect_amqp
 
 
-def configured(settings: Mapping[str, Any], role: Literal["read", "write"], name: str) -> Connect:
+def configured(
+    settings: Mapping[str, Any], role: Literal["read", "write"], name: str, *, asynchronous: bool = False
+) -> Connect:
     """Return an opener as the settings say: `broker_read_url` is for consuming, `broker_write_url` for publishing."""
     return opener(
         parse(settings[f"broker_{role}_url"] or settings["broker_url"], settings["broker_use_ssl"] or False),
@@ -71,4 +88,5 @@ def configured(settings: Mapping[str, Any], role: Literal["read", "write"], name
         timeout=settings["broker_connection_timeout"],
         max_message_size=settings["broker_max_message_size"],
         failover=settings["broker_failover_strategy"],
+        asynchronous=asynchronous,
     )

@@ -157,7 +157,7 @@ class LinkContract:
         await link.declare(Queue(name, arguments=QUORUM))
 
         fates = await send(
-            link, message(name), message("k", exchange=name + "?"), message(name), message(name)
+            link, message(name), message("k", exchange=name + ".missing"), message(name), message(name)
         )
 
         assert [type(fate) for fate in fates] == [type(None), NotFound, type(None), type(None)]
