@@ -23,10 +23,17 @@ ENVIRONMENT = "AMQPTASKS"
 # name -> one line for the list; the command itself is `amqptasks.cli.<name>:command`
 COMMANDS = {
     "worker": "Run a worker: take messages from queues and run their tasks.",
+    "beat": "Run a scheduler: send periodic tasks when they are due; any number may run.",
+    "schedule": "List, add, pause, resume, run or remove periodic tasks, while beat runs.",
+    "multi": "Start, stop and restart several workers on this machine.",
     "call": "Call a task by name, and wait for its result if wanted.",
     "result": "Show a task's state and result.",
     "dead": "List, show, replay or drop dead letters.",
     "purge": "Empty queues.",
+    "inspect": "Ask the workers what they are doing.",
+    "control": "Change running workers: rate limits, revokes, queues, pool.",
+    "status": "List the workers that answer.",
+    "events": "Show what workers and tasks do, as it happens.",
     "queues": "List the app's queues with messages and consumers.",
     "topology": "Export exchanges, queues and policies for the broker.",
     "report": "Show versions, settings and broker, for a bug report.",
@@ -36,12 +43,6 @@ COMMANDS = {
 
 # Commands of Celery's that have their turn later, or never, each with what to do instead.
 ABSENT = {
-    "beat": "there is no scheduler yet; let cron run `amqptasks call NAME`",
-    "multi": "let systemd, supervisor or a container run several `amqptasks worker -n NAME@%h`",
-    "inspect": "remote control is not there yet; `amqptasks queues` shows messages and consumers",
-    "control": "remote control is not there yet; change the settings and restart the worker",
-    "status": "remote control is not there yet; `amqptasks queues` shows who consumes",
-    "events": "task events are not there yet; `amqptasks queues` shows messages and consumers",
     "list": "`amqptasks queues` lists the queues, `amqptasks topology export` the bindings",
     "graph": "`amqptasks report` shows the settings, `amqptasks queues` the queues",
     "migrate": "move messages with RabbitMQ's shovel plugin",
@@ -60,7 +61,7 @@ Exit codes:
    0  done
    1  the task or the command failed
    2  wrong usage, or the app cannot be imported
-  69  the broker does not answer
+  69  the broker does not answer, or no worker does
   70  internal error
   73  another worker has this node name, or a file cannot be created
   75  temporary failure: try again

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from amqptasks.canvas.parts import internal_queue
 from amqptasks.cli.apps import load_app
 from amqptasks.cli.options import Common, common_options
 from amqptasks.routing import declaration, policies
@@ -29,7 +30,7 @@ def export() -> None:
     rabbitmqctl import_definitions definitions.json
     """
     with load_app(Common.current()) as app:
-        queues = app.router.select()
+        queues = (*app.router.select(), internal_queue(app.conf))
         entities = [entity for queue in queues for entity in declaration(queue, app.conf)]
         # With full arguments a policy would say the same again.
         wanted = policies(queues, app.conf) if app.conf.queue_arguments == "minimal" else ()

@@ -7,24 +7,20 @@ from typing import Any
 
 import click
 
+from amqptasks.cli.daemon import Daemon, daemon_options
+from amqptasks.cli.embedded import EmbeddedBeat
 from amqptasks.cli.options import Common, common_options
 from amqptasks.cli.spec import enter_workdir, required_spec, settings_of
 from amqptasks.sources import checked
-from amqptasks.worker.options import POOLS, WorkerOptions
+from amqptasks.worker.options import POOLS, WorkerOptions, expand
 from amqptasks.worker.worker import run_worker
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 
 # Options of Celery's worker that have their turn later, or never, each with what to do instead.
 ABSENT = {
-    "-B": "there is no scheduler yet; let cron run `amqptasks call NAME`",
     "--autoscale": "a pool has a fixed size: -c N; start more workers by what `amqptasks queues` shows",
-    "-E": "task events are not there yet; signals and the log tell of tasks",
-    "-D": "let systemd, supervisor or a container keep the worker, or start it with nohup",
-    "--pidfile": "let systemd, supervisor or a container keep the worker",
-    "--uid": "start the worker as that user",
-    "-S": "revoked tasks are not kept yet",
-    "-s": "there is no scheduler yet; let cron run `amqptasks call NAME`",
+    "-S": "revoked tasks are kept on the broker, so no file is needed",
     "--heartbeat-interval": "the setting is broker_heartbeat: add -- broker_heartbeat=SECONDS",
     "--pool-start-method": "children are always forked from one small process that imported the app",
     "--disable-prefetch": "use --prefetch-multiplier 1",
@@ -32,18 +28,7 @@ ABSENT = {
     "--config": "name the app by -A, its settings by app.config_from_object()",
 }
 _SAME = {
-    "--beat": "-B",
-    "--task-events": "-E",
-    "--events": "-E",
-    "--detach": "-D",
-    "--daemon": "-D",
-    "--gid": "--uid",
-    "--umask": "--uid",
-    "--executable": "--uid",
     "--statedb": "-S",
-    "--schedule": "-s",
-    "--schedule-filename": "-s",
-    "--scheduler": "-s",
 }
 _POOLS = {
     "processes": "use -P prefork, which it is another name of",
@@ -216,14 +201,48 @@ def _settings(_context: click.Context, _parameter: click.Parameter, words: tuple
 )
 @click.option(
     "--without-heartbeat",
+    "heartbeats",
     is_flag=True,
-    expose_value=False,
-    help="For Celery's command lines. No heartbeat events are sent; the connection's own heartbeats stay, "
+    flag_value=False,
+    default=True,
+    help="Send no event every two seconds that says that the worker is there. The connection's own heartbeats stay, "
     "which -- broker_heartbeat=0 turns off.",
 )
+@click.option(
+    "-E",
+    "--task-events",
+    "--events",
+    "task_events",
+    is_flag=True,
+    default=None,
+    help="Send an event for each step of each task, for monitors. `amqptasks control enable_events` does so later.",
+)
+@click.option(
+    "-B",
+    "--beat",
+    is_flag=True,
+    help="Run a beat beside this worker. Several workers may: one of their beats leads.",
+)
+@click.option("--scheduler", metavar="CLASS", help="Where that beat's schedule comes from.")
+@click.option(
+    "-s",
+    "--schedule",
+    "--schedule-filename",
+    expose_value=False,
+    metavar="PATH",
+    help="For Celery's command lines. The last runs are kept on the broker, not in a file.",
+)
+@daemon_options
 @common_options
 @click.argument("settings", nargs=-1, callback=_settings, metavar="[-- NAME=VALUE...]")
-def command(settings: dict[str, str], exclude_queues: tuple[str, ...] | None, **options: Any) -> int:
+def command(
+    settings: dict[str, str],
+    exclude_queues: tuple[str, ...] | None,
+    beat: bool,
+    scheduler: str | None,
+    daemon: Daemon,
+    **options: Any,
+) -> int:
     """Run a worker: take messages from queues and run their tasks, until a signal.
 
     \b
@@ -236,16 +255,31 @@ def command(settings: dict[str, str], exclude_queues: tuple[str, ...] | None, **
     common = Common.current()
     enter_workdir(common)
     queues, include = options.pop("queues") or (), options.pop("include") or ()
-    return run_worker(
-        WorkerOptions(
-            app=required_spec(common),
-            workdir=str(common.folder),
-            overrides=checked({**settings_of(common), **settings}),
-            queues=queues,
-            exclude_queues=exclude_queues or (),
-            include=include,
-            colour=False if common.no_color else None,
-            quiet=common.quiet,
-            **options,
-        )
+    worker = WorkerOptions(
+        app=required_spec(common),
+        workdir=str(common.folder),
+        overrides=checked({**settings_of(common), **settings}),
+        queues=queues,
+        exclude_queues=exclude_queues or (),
+        include=include,
+        colour=False if common.no_color else None,
+        quiet=common.quiet,
+        **options,
     )
+    with daemon.entered(worker.node, worker.logfile):
+        if not beat:
+            return run_worker(worker)
+        return run_worker(worker, EmbeddedBeat(_beat_command(worker, common, scheduler)))
+
+
+def _beat_command(worker: WorkerOptions, common: Common, scheduler: str | None) -> list[str]:
+    said = {
+        "-A": worker.app,
+        "-b": common.broker,
+        "--result-backend": common.result_backend,
+        "--workdir": worker.workdir,
+        "--loglevel": worker.loglevel,
+        "--logfile": worker.logfile and expand(worker.logfile, worker.node),
+        "--scheduler": scheduler,
+    }
+    return ["beat", "-q", *(word for option, value in said.items() if value for word in (option, value))]

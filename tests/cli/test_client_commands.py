@@ -179,7 +179,8 @@ def test_topology_exports_policies_for_minimal_arguments(cli) -> None:
 
     found = json.loads(cli("-A", "tasks", "topology", "export").out)
 
-    assert [policy["pattern"] for policy in found["policies"]] == ["^amqptasks$"]
+    patterns = [policy["pattern"] for policy in found["policies"]]
+    assert patterns == ["^amqptasks$", r"^amqptasks\.internal$"]
 
 
 def test_report_masks_passwords_and_survives_a_broker_that_is_down(cli) -> None:

@@ -90,13 +90,14 @@ MISTAKES = {
     ),
     "command misspelt": Mistake("wrker", 2, "there is no command 'wrker'; did you mean 'worker'?"),
     "command of Celery's": Mistake(
-        "beat", 2, "there is no command 'beat'; there is no scheduler yet; let cron run `amqptasks call NAME`"
+        "migrate", 2, "there is no command 'migrate'; move messages with RabbitMQ's shovel plugin"
     ),
     "option misspelt": Mistake(
         "worker --concurency 2", 2, "there is no option --concurency; did you mean --concurrency?"
     ),
-    "option of a later version": Mistake(
-        "worker -B", 2, "there is no option -B; there is no scheduler yet; let cron run `amqptasks call NAME`"
+    "option of Celery's": Mistake(
+        "worker --loader x", 2,
+        "there is no option --loader; name the app by -A, its settings by app.config_from_object()",
     ),
     "option misspelt before the command": Mistake(
         "--brokr x worker", 2, "there is no option --brokr; did you mean --broker?"

@@ -66,11 +66,18 @@ def test_settings_after_two_dashes_are_read_as_their_types(handed) -> None:
     assert options.overrides == {"broker_heartbeat": 30.0, "task_acks_late": True}
 
 
-@pytest.mark.parametrize(
-    "words", ["-Ofair", "-O fair", "-O default", "--without-gossip --without-mingle --without-heartbeat"]
-)
+@pytest.mark.parametrize("words", ["-Ofair", "-O fair", "-O default", "--without-gossip --without-mingle"])
 def test_what_celery_can_turn_off_is_accepted_and_changes_nothing(handed, words) -> None:
     assert handed("-A", "tasks", "worker", *words.split()) == handed("-A", "tasks", "worker")
+
+
+def test_events_are_turned_on_and_heartbeats_off(handed) -> None:
+    options = handed("-A", "tasks", "worker", "-E", "--without-heartbeat")
+
+    assert options.settings["worker_send_task_events"] is True
+    assert options.heartbeats is False
+    assert handed("-A", "tasks", "worker").heartbeats is True
+    assert "worker_send_task_events" not in handed("-A", "tasks", "worker").settings
 
 
 def test_options_come_from_the_environment(handed, monkeypatch) -> None:

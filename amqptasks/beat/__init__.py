@@ -1,0 +1,1 @@
+"""The scheduler: any number of beats run, one leads; what is due becomes messages."""

@@ -1,0 +1,100 @@
+"""What a beat must know to go on where another stopped: the last run of each entry, what was paused or added.
+
+It lives on the broker as messages of one queue: a snapshot, and what has happened since. Pure; see `lease`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from amqptasks.beat.entries import Entry
+
+KEPT = timedelta(days=7)
+"""How long the last run of an entry is remembered that the schedule does not have any more."""
+
+
+@dataclass(slots=True)
+class Record:
+    """Where an entry stands."""
+
+    last: datetime
+    """Its last due time that was dealt with, or the moment it was first seen."""
+    schedule: str = ""
+    """Its schedule then: another one begins anew."""
+
+
+@dataclass(slots=True)
+class State:
+    """All entries of a beat's name. Times are aware, in UTC."""
+
+    number: int = 0
+    """Of the snapshot that it was read from: each one has a higher one."""
+    records: dict[str, Record] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)
+    added: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Entries added at run time, as JSON values."""
+
+    @classmethod
+    def load(cls, read: Mapping[str, Any]) -> State:
+        """Return what `dump` wrote."""
+        records = {
+            name: Record(datetime.fromisoformat(last), schedule)
+            for name, (last, schedule) in read["records"].items()
+        }
+        return cls(read["number"], records, set(read["paused"]), dict(read["added"]))
+
+    def dump(self, number: int) -> dict[str, Any]:
+        """Return the state as JSON values."""
+        return {
+            "number": number,
+            "records": {name: [each.last.isoformat(), each.schedule] for name, each in self.records.items()},
+            "paused": sorted(self.paused),
+            "added": self.added,
+        }
+
+    def sent(self, entry: str, due: datetime) -> None:
+        """A run was published. Told twice, or late, it changes nothing."""
+        record = self.records.get(entry)
+        if record is None:
+            self.records[entry] = Record(due)
+        elif due > record.last:
+            record.last = due
+
+    def command(self, name: str, entry: str, given: Mapping[str, Any]) -> bool:
+        """Do what an operator wants; told again it changes nothing. False: it cannot be done to this entry."""
+        if name == "add":
+            self.added[entry] = dict(given)
+            self.paused.discard(entry)
+            return True
+        if name == "remove":
+            return self.added.pop(entry, None) is not None
+        if name == "pause":
+            self.paused.add(entry)
+        elif name == "resume" and entry in self.paused:
+            self.paused.discard(entry)
+            record = self.records.get(entry)
+            if record is not None:  # what was due while it was paused was not wanted
+                record.last = max(record.last, datetime.fromisoformat(given["at"]))
+        return True
+
+    def adopt(self, entries: Iterable[Entry], now: datetime) -> None:
+        """Begin the records of new entries, and of those with another schedule; forget what is long gone."""
+        names = set()
+        for entry in entries:
+            names.add(entry.name)
+            text, record = repr(entry.schedule), self.records.get(entry.name)
+            if record is None:
+                self.records[entry.name] = Record(now, text)
+            elif record.schedule != text:
+                # One that came by a run's copy alone has no text yet, and stands where that run says.
+                if record.schedule:
+                    record.last = now
+                record.schedule = text
+        for name in [
+            name for name, each in self.records.items() if name not in names and each.last < now - KEPT
+        ]:
+            del self.records[name]
+        self.paused &= names | self.records.keys()

@@ -1,0 +1,209 @@
+"""Processes in the background: `--detach`, `--pidfile`, `--uid`, `--gid`, `--umask`. Knows no command."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from amqptasks.errors import WorkerError
+from amqptasks.worker.options import expand
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+STARTED = b"+"
+DETACHED = "_AMQPTASKS_DETACHED"
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What was said of how the process is to live."""
+
+    detach: bool = False
+    pidfile: str | None = None
+    uid: str | None = None
+    gid: str | None = None
+    umask: str | None = None
+
+    @contextmanager
+    def entered(self, node: str, logfile: str | None) -> Iterator[None]:
+        """Become what was said, and have the pid file as long as the body runs.
+
+        With `detach` the process that called ends here, once the one in the background has its pid file and its user.
+        Raises WorkerError when another living process has the pid file, or what is wanted is not permitted.
+        """
+        detached = os.environ.get(DETACHED) == str(os.getpid())  # and started again by SIGHUP
+        answer = _fork(logfile and expand(logfile, node)) if self.detach and not detached else None
+        try:
+            if self.umask is not None:
+                os.umask(_umask(self.umask))
+            path = Path(expand(os.path.expanduser(self.pidfile), node)) if self.pidfile else None
+            if path is not None:
+                claim(path)
+            _become(self.uid, self.gid, path)
+        except WorkerError as error:
+            _answer(answer, str(error).encode())
+            raise
+        _answer(answer, STARTED)
+        try:
+            yield
+        finally:
+            if path is not None:
+                release(path)
+
+
+def daemon_options(function: F) -> F:
+    """Give a command the options of a process in the background, as its argument `daemon`."""
+
+    def collect(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        given = context.params.get("daemon") or Daemon()
+        said = {name: getattr(given, name) for name in Daemon.__slots__} | {str(parameter.name): value}
+        context.params["daemon"] = Daemon(**said)
+
+    options = (
+        click.option("-D", "--detach", "--daemon", "detach", is_flag=True, help="Run in the background.",
+                     callback=collect, expose_value=False),
+        click.option("--pidfile", metavar="PATH", callback=collect, expose_value=False,
+                     help="Write the process id into this file, %n %h %d as in -n; refuse to start while "
+                     "the process in it lives."),
+        click.option("--uid", metavar="USER", callback=collect, expose_value=False, help="Run as this user."),
+        click.option("--gid", metavar="GROUP", callback=collect, expose_value=False, help="Run as this group."),
+        click.option("--umask", metavar="OCTAL", callback=collect, expose_value=False,
+                     help="Mask of the files it makes: 022."),
+        click.option("--executable", expose_value=False, metavar="PATH",
+                     help="For Celery's command lines. The interpreter is the one that runs the command."),
+    )  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def claim(path: Path) -> None:
+    """Write our pid into the file. Raises WorkerError when a living process is in it, or it cannot be written."""
+    owner = read_pid(path)
+    if owner is not None and owner != os.getpid() and alive(owner):
+        raise WorkerError(f"process {owner} has the pid file {path}; stop it, or give another --pidfile")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # In one step, so that nobody reads a file without its number.
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.write_text(f"{os.getpid()}\n")
+        draft.replace(path)
+    except OSError as error:
+        raise WorkerError(f"the pid file {path} cannot be written: {error.strerror}; name another") from error
+
+
+def release(path: Path) -> None:
+    """Delete the file, if it is still ours."""
+    if read_pid(path) == os.getpid():
+        with suppress(OSError):
+            path.unlink()
+
+
+def read_pid(path: Path) -> int | None:
+    """Return the pid in a file, or None."""
+    try:
+        return int(path.read_text().strip())
+    except (OSError, ValueError):
+        return None
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process, zombies not counted."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
+
+
+def _umask(text: str) -> int:
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise WorkerError(f"--umask {text} is no octal number; write for example 022") from None
+
+
+def _become(uid: str | None, gid: str | None, pidfile: Path | None) -> None:
+    """Take the group first: the user may not be permitted to."""
+    if uid is None and gid is None:
+        return
+    try:
+        user = None if uid is None else _named(pwd.getpwuid, pwd.getpwnam, uid)
+        group = (
+            user.pw_gid
+            if gid is None and user is not None
+            else _named(grp.getgrgid, grp.getgrnam, gid or "").gr_gid
+        )
+        if pidfile is not None:
+            os.chown(pidfile, -1 if user is None else user.pw_uid, group)
+        if os.geteuid() == 0:
+            os.initgroups(user.pw_name, group) if user is not None else os.setgroups([group])
+        os.setgid(group)
+        if user is not None:
+            os.setuid(user.pw_uid)
+            os.environ["HOME"] = user.pw_dir
+    except KeyError:
+        raise WorkerError(
+            f"there is no user {uid} or group {gid} on this machine; correct --uid, --gid"
+        ) from None
+    except OSError as error:
+        raise WorkerError(
+            f"cannot run as user {uid}, group {gid}: {error.strerror}; start it as root"
+        ) from error
+
+
+def _named(by_id: Callable[[int], Any], by_name: Callable[[str], Any], given: str) -> Any:
+    return by_id(int(given)) if given.isdecimal() else by_name(given)
+
+
+def _answer(pipe: int | None, text: bytes) -> None:
+    if pipe is not None:
+        os.write(pipe, text)
+        os.close(pipe)
+
+
+def _fork(logfile: str | None) -> int:
+    """Go into the background; return, there, the pipe on which the process that called waits for an answer."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reading, writing = os.pipe()
+    if os.fork():
+        os.close(writing)
+        _wait_and_exit(reading)
+    os.close(reading)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    # What comes before the log is set up, and what the interpreter itself says at its end, goes there too.
+    if logfile:
+        Path(logfile).parent.mkdir(parents=True, exist_ok=True)
+    out = os.open(logfile, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666) if logfile else null
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    os.environ[DETACHED] = str(os.getpid())
+    return writing
+
+
+def _wait_and_exit(reading: int) -> NoReturn:
+    answer = os.read(reading, 4096)
+    if answer == STARTED:
+        os._exit(0)
+    text = answer.decode(errors="replace") or "the process in the background ended at once; see its log"
+    sys.stderr.write(f"Error: {text}\n")
+    sys.stderr.flush()
+    os._exit(1)

@@ -1,0 +1,26 @@
+"""`amqptasks status`: which workers are there."""
+
+from __future__ import annotations
+
+import click
+
+from amqptasks.cli.apps import load_any_app
+from amqptasks.cli.options import Common, listing_options
+from amqptasks.cli.output import show_json
+from amqptasks.cli.remote import asked, remote_options
+
+
+@click.command("status")
+@remote_options
+@listing_options
+def command(destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """List the workers that answer within the time. Exit code 69 when there is none."""
+    common = Common.current()
+    with load_any_app(common) as app:
+        answers = asked(app, "ping", {}, destination, timeout)
+    if common.json or as_json:
+        show_json(answers)
+        return
+    for node in answers:
+        print(f"{node}: OK")
+    print(f"\n{len(answers)} {'node' if len(answers) == 1 else 'nodes'} online.")
