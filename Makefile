@@ -5,6 +5,8 @@
 PYTHON ?= $(or $(shell sh -c 'command -v python3.11'),python3)
 BIN := .venv/bin
 BROKER := $(PYTHON) scripts/broker.py
+# Tests spend most of their time waiting: two at a time, each file by one process, with a RabbitMQ of its own.
+PARALLEL ?= --numprocesses 2 --dist loadfile
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -24,10 +26,10 @@ demo: .venv/installed  ## a real job on real input, by two worker groups
 test: unit integration  ## everything
 
 unit: .venv/installed  ## the tests that need no broker
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest $(PARALLEL) tests
 
 integration: .venv/installed broker  ## against a RabbitMQ of its own, which is killed, and real Celery
-	$(BIN)/python -m pytest integration
+	$(BIN)/python -m pytest $(PARALLEL) integration
 
 check: .venv/installed  ## format, lint, types, architecture
 	$(BIN)/ruff format --check

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from amqptasks.canvas import chain, chord, chunks, group, xmap, xstarmap
     from amqptasks.log import get_task_logger
     from amqptasks.request import Request
-    from amqptasks.result import AsyncResult, GroupResult
+    from amqptasks.result import AsyncResult, GroupResult, ResultSet
     from amqptasks.routing import Exchange, Queue
     from amqptasks.sharing import shared_task
     from amqptasks.signatures import Signature, maybe_signature, signature
@@ -30,6 +30,7 @@ __all__ = [
     "GroupResult",
     "Queue",
     "Request",
+    "ResultSet",
     "Signature",
     "Task",
     "allow_join_result",
@@ -56,6 +57,7 @@ _HOMES = {
     "GroupResult": "result",
     "Queue": "routing",
     "Request": "request",
+    "ResultSet": "result",
     "Signature": "signatures",
     "Task": "task",
     "allow_join_result": "waiting",

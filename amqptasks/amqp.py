@@ -89,9 +89,10 @@ class Properties:
     app_id: str | None = None
 
 
-Fate = Literal["raise", "drop", "dead", "count"]
+Fate = Literal["raise", "drop", "dead", "count", "event"]
 """What becomes of an unroutable message: tell the caller, forget it (a result whose client is gone), put it into the
-dead-letter queue, or publish it again until there is a queue (a count of a chord, which others may stand for)."""
+dead-letter queue, or publish it again until there is a queue (a count of a chord, which others may stand for).
+An event is never published as it is: the worker's parent completes and batches it."""
 
 
 @quick

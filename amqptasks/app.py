@@ -18,9 +18,9 @@ from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, cast, overload
 from amqptasks import builtin, dotted, naming, registry, signals
 from amqptasks import result as results
 from amqptasks.annotating import Annotations
-from amqptasks.client import Client
 from amqptasks.config import Config
 from amqptasks.decorating import BoundDecorator, Decorator
+from amqptasks.periodic import Periodic
 from amqptasks.registry import AnyTask, Registrar, TaskRegistry, make_task, shared
 from amqptasks.signatures import Signature, signature
 from amqptasks.task import CoroutineTask
@@ -41,7 +41,7 @@ class _Default:
 DEFAULT: Final = _Default()
 
 
-class App(Client):
+class App(Periodic):
     """An application: its settings (`conf`), its tasks (`tasks`, `@app.task`), and what sends them.
 
     `main` stands for the module's name in tasks that are defined in `__main__`. `backend=None` means no
@@ -175,6 +175,7 @@ class App(Client):
                 self.finalized = False
                 raise
             self._completed = True
+            self._completed_now()
 
     def _complete(self) -> None:
         for name, body in builtin.BODIES.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from typing import NoReturn
 
 from amqptasks.amqp import Envelope, Parcel
 from amqptasks.errors import AmqptasksError, PublishError, Unroutable
@@ -74,6 +75,28 @@ class Batch:
 
     def __repr__(self) -> str:
         return f"<Batch {self.published} published, {len(self._slab)} held back>"
+
+
+class Gathering(Batch):
+    """A batch that keeps what would be published: it is to leave with the outcome of a run.
+
+    `answers`: whoever calls inside can be told of a mistake.
+    """
+
+    def __init__(self, owner: object, *, answers: bool = False) -> None:
+        super().__init__(_never, _never, owner)
+        self.answers = answers
+        self.envelopes: list[Envelope] = []
+
+    def add(self, envelope: Envelope) -> None:
+        self.envelopes.append(envelope)
+
+    def flush(self) -> None:
+        """Nothing leaves before the run's outcome does."""
+
+
+def _never(envelopes: Sequence[Envelope | Parcel]) -> NoReturn:
+    raise AssertionError("what is gathered is never published here")
 
 
 def _failures(ticket: Ticket, timeout: float | None) -> list[Failed]:

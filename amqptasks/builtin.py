@@ -11,7 +11,7 @@ from typing import Any
 
 from amqptasks.canvas import failing, joining, sending
 from amqptasks.canvas.parts import EXPIRED, PART, UNLOCK, Place
-from amqptasks.errors import EncodeError, TooLarge, TransportError
+from amqptasks.errors import EncodeError, StoreUnavailable, TooLarge, TransportError
 from amqptasks.signatures import signature
 
 AGAIN = 1.0
@@ -71,7 +71,7 @@ def chord_unlock(self: Any, group_id: str, size: int, **kwargs: Any) -> bool:
     """Fire a chord if all its parts are there; return whether that was now."""
     try:
         return joining.unlock(self.app, group_id, size)
-    except (joining.Busy, TransportError) as error:
+    except (joining.Busy, TransportError, StoreUnavailable) as error:
         raise self.retry(exc=error, countdown=AGAIN) from error
 
 
@@ -79,7 +79,7 @@ def chord_expired(self: Any, group_id: str, seconds: float) -> None:
     """Fail a chord that is not done by now."""
     try:
         joining.expired(self.app, group_id, seconds)
-    except (joining.Busy, TransportError) as error:
+    except (joining.Busy, TransportError, StoreUnavailable) as error:
         raise self.retry(exc=error, countdown=AGAIN) from error
 
 
@@ -87,7 +87,7 @@ def chord_part(self: Any, value: Any = None, failed: bool = False, **place: Any)
     """Leave the part of a chord's member that a worker of Celery's ran."""
     try:
         joining.part_by_call(self.app, value, Place.of(place), failed, self.request.parent_id)
-    except (joining.Busy, TransportError) as error:
+    except (joining.Busy, TransportError, StoreUnavailable) as error:
         raise self.retry(exc=error, countdown=AGAIN) from error
 
 

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 from amqptasks import batch, signals
 from amqptasks.amqp import Entity, Envelope, Parcel
+from amqptasks.awaited import Awaited
 from amqptasks.composing import NOTHING, Call, compose
 from amqptasks.config import Config
-from amqptasks.declarations import Declarations
+from amqptasks.declarations import Declarations, over
 from amqptasks.errors import BrokerUnavailable, ConnectionLost, NotFound, TooLarge, Unroutable
 from amqptasks.ids import new_id
 from amqptasks.options import SendOptions, check_names
@@ -25,8 +26,10 @@ from amqptasks.routing import Route
 from amqptasks.transport.keeping import PERMANENT, RetryPolicy
 from amqptasks.waiting import flush
 
+T = TypeVar("T")
 
-class Client(Resources):
+
+class Client(Awaited):
     """The part of an app that sends."""
 
     strict_typing = True
@@ -34,7 +37,7 @@ class Client(Resources):
 
     def __init__(self, conf: Config, main: str | None) -> None:
         super().__init__(conf, main)
-        self._declarations = Declarations(lambda: self.connection)
+        self._declarations = Declarations(lambda: over.get() or self.connection)
 
     def close(self, timeout: float | None = None) -> None:
         super().close(timeout)
@@ -57,6 +60,30 @@ class Client(Resources):
         check_names(options, name)
         known = self.tasks.get(name)
         return self.send(name, args or (), kwargs or {}, options, NOTHING if known is None else known.preset)
+
+    async def asend_task(
+        self,
+        name: str,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[SendOptions],
+    ) -> AsyncResult[Any]:
+        """As `send_task`, awaited."""
+        return await self.asend(lambda: self.send_task(name, args, kwargs, **options), options)
+
+    async def asend(
+        self, call: Callable[[], T], options: Mapping[str, Any] = NOTHING, *, composes_long: bool = False
+    ) -> T:
+        """Await what `call`, which calls tasks here and now, sends; return what it returns. See `gathered`.
+
+        Of `options` the call's own `timeout` and `retry_policy` count.
+        """
+        policy = None
+        if options.get("retry_policy") and options.get("retry", True):
+            policy = retry_policy({**self.conf.task_publish_retry_policy, **options["retry_policy"]})
+        # In place a task may run for long.
+        long = composes_long or self.conf.task_always_eager
+        return await self.gathered(call, timeout=options.get("timeout"), policy=policy, composes_long=long)
 
     def send(
         self,
@@ -94,17 +121,32 @@ class Client(Resources):
             raise
         return call.result
 
-    def _dispatch(self, call: Call) -> None:
+    def compose(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> tuple[Call, Envelope]:
+        """Compose a call for who publishes it on a connection of his own, and declare what it needs. Blocks.
+
+        Raises what composing and declaring raise.
+        """
+        known = self.tasks.get(name)
+        call = compose(self, name, args, kwargs, options, NOTHING if known is None else known.preset)
+        return call, self._made(call)[0]
+
+    def _made(self, call: Call) -> tuple[Envelope, Sequence[Entity]]:
         envelope, ladder = call.encode()
         self._check_size(call, envelope)
-        if signals.before_task_publish.receivers:
-            envelope = _announced(envelope)
         self._prepare(call, ladder)
+        return (_announced(envelope) if signals.before_task_publish.receivers else envelope), ladder
+
+    def _dispatch(self, call: Call) -> None:
+        envelope, ladder = self._made(call)
         opened = batch.current.get()
         if opened is not None and opened.owner is self:
             opened.add(envelope)
         else:
             self._publish(call, envelope, ladder)
+        if self.conf.task_send_sent_event:
+            self.events.sent(envelope, call.queue)
         if signals.after_task_publish.receivers:
             signals.after_task_publish.send(sender=call.message.task, **_named(envelope))
 
@@ -156,11 +198,20 @@ class Client(Resources):
             self.connection.publish([envelope], call.timeout)
 
     def _publish_again(self, envelopes: Sequence[Envelope | Parcel]) -> None:
+        self.redeclare()
+        self.connection.publish(envelopes)
+
+    def redeclare(self) -> None:
         self._declarations.forget_queues()
         for queue in list(self.router.queues):
             self.prepare(queue)
         self._declarations.restore()
-        self.connection.publish(envelopes)
+
+    redeclare.__doc__ = Awaited.redeclare.__doc__
+
+    def declare(self, *entities: Entity) -> None:
+        """Declare now, whatever was declared before. Raises as `BlockingConnection.declare`."""
+        (over.get() or self.connection).declare(*entities)
 
     @contextmanager
     def batch(self, timeout: float | None = None) -> Iterator[batch.Batch]:

@@ -61,7 +61,7 @@ def compose(  # noqa: PLR0917 (two mappings of options, told apart by order of s
     conf, get = own.conf, given.get
     task_id = get("task_id") or new_id()
     parent = running.get()
-    result = _result(own, task_id, name, given, parent)
+    result = _result(own, task_id, name, given)
     message = TaskMessage(
         id=task_id,
         task=name,
@@ -85,6 +85,8 @@ def compose(  # noqa: PLR0917 (two mappings of options, told apart by order of s
         **(NOTHING if _TIMES.isdisjoint(given) else _times(given, name, own.timezone)),
         **(NOTHING if _CANVAS.isdisjoint(given) else _canvas(given)),
     )
+    if parent is not None and parent.trail and given.get("add_to_parent", True):
+        parent.children.append(result)
     return Call(
         message, route.address, None if route.queue is None else route.queue.name, result, get("timeout")
     )
@@ -136,16 +138,11 @@ def _said(result: AsyncResult[Any], given: Mapping[str, Any], preset: Mapping[st
     return result.ignored
 
 
-def _result(
-    own: Resources, task_id: str, name: str, given: Mapping[str, Any], parent: Any
-) -> AsyncResult[Any]:
+def _result(own: Resources, task_id: str, name: str, given: Mapping[str, Any]) -> AsyncResult[Any]:
     ignored = given.get("ignore_result")
     if ignored is None:
         ignored = own.conf.task_ignore_result
-    result: AsyncResult[Any] = AsyncResult(task_id, own.backend, name, own, ignored=bool(ignored))
-    if parent is not None and parent.trail and given.get("add_to_parent", True):
-        parent.children.append(result)
-    return result
+    return AsyncResult(task_id, own.backend, name, own, ignored=bool(ignored))
 
 
 def _reply_to(own: Resources, result: AsyncResult[Any], parent: Any) -> str | None:

@@ -17,6 +17,7 @@ from amqptasks.amqp import Binding, Entity, Exchange, Queue, QueueInfo
 from amqptasks.backoff import reconnecting
 from amqptasks.entities import identity
 from amqptasks.errors import AccessRefused, NotFound, TopologyMismatch, TransportError, Unroutable
+from amqptasks.transport.aside import may_wait
 from amqptasks.transport.keeping import outage
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,10 @@ class Declarer(Protocol):
     """What this module needs of a connection."""
 
     def declare(self, *entities: Entity, passive: bool = False) -> list[QueueInfo]: ...
+
+
+over: ContextVar[Declarer | None] = ContextVar("amqptasks_declarer", default=None)
+"""Declares instead of the process's own connection: where an event loop has one."""
 
 
 class Declarations:
@@ -58,6 +63,7 @@ class Declarations:
         """
         if name in self._queues:
             return
+        may_wait()
         with self._lock:
             if name in self._queues:
                 return
@@ -72,6 +78,7 @@ class Declarations:
         unseen = [entity for entity in entities if id(entity) not in self._seen]
         if not unseen:
             return
+        may_wait()
         with self._lock:
             missing = [entity for entity in unseen if identity(entity) not in self._entities]
             if missing:
@@ -92,6 +99,7 @@ class Declarations:
         """Make sure that an exchange of somebody else's exists. Raises NotFound."""
         if not name or name in self._exchanges:
             return
+        may_wait()
         with self._lock:
             self._connection().declare(Exchange(name), passive=True)
             self._exchanges.add(name)

@@ -23,7 +23,7 @@ from amqptasks import signals, states
 from amqptasks.backends.base import Meta
 from amqptasks.client import Client
 from amqptasks.composing import compose
-from amqptasks.errors import ExceptionInfo, Ignore, Reject, Retry
+from amqptasks.errors import ExceptionInfo, Ignore, Reject, Retry, TaskRevoked
 from amqptasks.options import check_names
 from amqptasks.protocol import TaskMessage
 from amqptasks.request import Request
@@ -76,6 +76,11 @@ class EagerResult(AsyncResult[Any]):
 
     def forget(self) -> None:
         """Do nothing: nothing is kept elsewhere."""
+
+    def revoke(self, *args: Any, **kwargs: Any) -> None:
+        """Mark the call, which has run, as revoked; `get()` raises TaskRevoked then."""
+        revoked = TaskRevoked("revoked")
+        self.remember(Meta(task_id=self.id, status=states.REVOKED, result=revoked))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return EagerResult, (self.id, self.result, self.state, self.traceback, self.task_name)

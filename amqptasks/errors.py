@@ -30,8 +30,7 @@
     │       └── Ignore, Reject, Retry
     ├── ResultError                     the client's side of results
     │   ├── TimeoutError                get(timeout=) ran out (also the builtin TimeoutError)
-    │   ├── ResultLost                  the broker may have lost the reply
-    │   ├── StoreUnavailable            the database or Redis that keeps results does not answer
+    │   ├── ResultLost, StoreUnavailable    the broker may have lost the reply; the store does not answer
     │   ├── ResultElsewhere             an rpc result belongs to the process that sent the task
     │   ├── ResultIgnored, NoBackend    there will never be a result
     │   ├── WouldDeadlock               get() inside a task (also a RuntimeError)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 _POOL = "one connection for each role is kept per process, and reopened by itself"
 _CHORD = "a chord is joined when its last part arrives; nothing polls"
 _LADDER = "delayed tasks wait in the broker, not in the worker"
+_STORES = "a result is published as reliably as a task, and result_store_timeout is for stores"
 _CLASSES = "the worker is not assembled from classes named in settings"
 
 UNUSED: Mapping[str, str] = {
@@ -19,17 +20,16 @@ UNUSED: Mapping[str, str] = {
     "broker_native_delayed_delivery_queue_type": "delays always use quorum queues",
     "broker_pool_limit": _POOL,
     "broker_pool_acquire_timeout": _POOL,
-    "result_compression": "RabbitMQ carries results as they are; compress in the task if they are large",
     "result_exchange": "results go to the reply queue of their client, by the default exchange",
     "result_exchange_type": "results go to the reply queue of their client, by the default exchange",
     "result_chord_expires": "the broker deletes a chord's queue that nobody fills",
     "result_chord_retry_interval": _CHORD,
     "result_failure_expires": "results expire alike; set result_expires",
     "result_backend_transport_options": "a result store takes its options from the URL in result_backend",
-    "result_backend_always_retry": "a result is published as reliably as a task",
-    "result_backend_max_retries": "a result is published as reliably as a task",
-    "result_backend_base_sleep_between_retries_ms": "a result is published as reliably as a task",
-    "result_backend_max_sleep_between_retries_ms": "a result is published as reliably as a task",
+    "result_backend_always_retry": _STORES,
+    "result_backend_max_retries": _STORES,
+    "result_backend_base_sleep_between_retries_ms": _STORES,
+    "result_backend_max_sleep_between_retries_ms": _STORES,
     "result_backend_thread_safe": "result backends here are thread-safe",
     "worker_agent": _CLASSES,
     "worker_autoscaler": _CLASSES,

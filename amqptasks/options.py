@@ -134,3 +134,15 @@ def as_list(value: Any) -> list[Any]:
     if not value:
         return []
     return [value] if isinstance(value, Mapping) else list(value)
+
+
+def sendable(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as `apply_async` takes them: Celery's signatures hold each stamp as an option of its
+    own.
+    """
+    stamped = options.get("stamped_headers") or ()
+    ready = {key: value for key, value in options.items() if key not in ACCEPTED and key not in stamped}
+    if stamped:
+        own = {key: options[key] for key in stamped if key in options}
+        ready["stamps"] = {**(options.get("stamps") or {}), **own}
+    return ready

@@ -36,6 +36,7 @@ from amqptasks.wire_results import decode_result, encode_result, read_result
 
 __all__ = [
     "BROKER_HEADERS",
+    "CHORDS",
     "CLIMBS",
     "COUNTS",
     "CRASHES",
@@ -76,6 +77,8 @@ REPLAYED = "x-amqptasks-replayed"
 """Which dead letter a replayed message was, as seconds of its death: alike on all copies of one replay."""
 JOINED = "x-amqptasks-joined"
 """On a chord's body and what hangs on it: a join that was killed may have published it before."""
+CHORDS = "amqptasks.chord."
+"""What the names of the chords' queues begin with."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _KNOWN = frozenset(
     {

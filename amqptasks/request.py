@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
-from amqptasks.amqp import Delivery
+from amqptasks.amqp import Delivery, Envelope
 from amqptasks.errors import Retry
 from amqptasks.protocol import TaskMessage
 from amqptasks.result import AsyncResult
@@ -74,6 +74,8 @@ class Request:
     """What this request was made from; None when called directly."""
     retried: Retry | None = None
     """What `retry()` arranged: `retried.call` is published with this run's outcome, raised or not."""
+    replaced: Sequence[Envelope] | None = None
+    """What `replace()` composed: it is published with this run's outcome."""
     max_retries: int | None = None
     """The `max_retries` that this run gave to `retry()`."""
 

@@ -6,6 +6,7 @@ Knows settings and the floors below; knows nothing of tasks or messages.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import threading
@@ -13,17 +14,22 @@ import weakref
 import zoneinfo
 from collections.abc import Mapping, Sequence
 from datetime import UTC, tzinfo
-from typing import Any
+from typing import Any, TypeVar
 
 from amqptasks import backends
 from amqptasks.backends.base import Backend
 from amqptasks.config import Config
+from amqptasks.control import Control
 from amqptasks.dead import DeadLetters
+from amqptasks.events import Events
 from amqptasks.options import ROUTING
 from amqptasks.routing import Route, Router
+from amqptasks.transport.awaiting import AsyncConnection
 from amqptasks.transport.blocking import BlockingConnection
 from amqptasks.transport.keeping import RetryPolicy
 from amqptasks.transport.opening import configured
+
+C = TypeVar("C", BlockingConnection, AsyncConnection)
 
 AT_EXIT = 1.0
 """Seconds that the end of the program waits for the broker's answers, per app."""
@@ -42,6 +48,9 @@ class Resources:
         self._router: Router | None = None
         self._connection: BlockingConnection | None = None
         self._backend: Backend | None = None
+        self._control: Control | None = None
+        self._events: Events | None = None
+        self._loops: dict[asyncio.AbstractEventLoop, AsyncConnection] = {}
         _open.add(self)
         self._routes: dict[str, tuple[Mapping[str, Any], Route]] = {}
 
@@ -94,16 +103,32 @@ class Resources:
         if self._connection is None:
             with self._opening:
                 if self._connection is None:
-                    self._connection = self._connect()
+                    self._connection = self._connect(BlockingConnection)
         return self._connection
 
-    def _connect(self) -> BlockingConnection:
+    @property
+    def aconnection(self) -> AsyncConnection:
+        """The running event loop's own connection for publishing; it connects when it is first used."""
+        loop = asyncio.get_running_loop()
+        known = self._loops.get(loop)
+        if known is None:
+            with self._opening:
+                self._loops = {each: own for each, own in self._loops.items() if not each.is_closed()}
+                known = self._loops[loop] = self._connect(AsyncConnection)
+        return known
+
+    def forget_loop(self) -> AsyncConnection | None:
+        """Take the running loop's connection out; the next use opens another."""
+        with self._opening:
+            return self._loops.pop(asyncio.get_running_loop(), None)
+
+    def _connect(self, kind: type[C]) -> C:
         conf = self.conf
         policy = retry_policy(conf.task_publish_retry_policy) if conf.task_publish_retry else RetryPolicy(0)
         name = self.main or "amqptasks"
-        connect = configured(conf.table(with_defaults=True, censored=False), "write", name)
-        return BlockingConnection(
-            connect,
+        table = conf.table(with_defaults=True, censored=False)
+        return kind(
+            configured(table, "write", name, asynchronous=kind is AsyncConnection),
             timeout=conf.broker_publish_timeout,
             policy=policy,
             limit_messages=conf.broker_publish_window,
@@ -120,6 +145,20 @@ class Resources:
                     self._backend = backends.open(self.conf, lambda: self.connection)
         return self._backend
 
+    @property
+    def events(self) -> Events:
+        """Receiving events, and sending one's own; see `Events`."""
+        if self._events is None:
+            self._events = Events(self)
+        return self._events
+
+    @property
+    def control(self) -> Control:
+        """Remote control of the workers; see `Control`."""
+        if self._control is None:
+            self._control = Control(self)
+        return self._control
+
     def dead_letters(self, queues: Sequence[str] | None = None) -> DeadLetters:
         """Return what looks at, replays and drops the dead letters of these queues; None: of the app's own."""
         if queues is not None:
@@ -129,6 +168,7 @@ class Resources:
     def renew_locks(self) -> None:
         """In a forked child: begin with locks that nobody holds."""
         self._opening = threading.RLock()
+        self._loops = {}
 
     def close(self, timeout: float | None = None) -> None:
         """Wait for what is unconfirmed, delete the reply queue unless a result is expected, and close.

@@ -127,7 +127,7 @@ class ResultSettings:
     """Results and their backends."""
 
     result_backend: str | None = "rpc://"
-    """Where results go: rpc://, memory://, or None. Celery: None."""
+    """Where results go: rpc://, db+..., redis://, memory://, 'package.module:Class', or None. Celery: None."""
     result_expires: Seconds | None = 86400.0
     """How long a result that nobody fetches is kept."""
     result_persistent: bool | None = None
@@ -136,6 +136,12 @@ class ResultSettings:
     """Results also carry the task's name, arguments, worker, retries and queue."""
     result_serializer: str = "json"
     """Serializer of results."""
+    result_compression: str | None = None
+    """gzip, bzip2, lzma or zstd, for results in a store; results sent as messages are not compressed."""
+    result_store_timeout: Seconds = 30.0
+    """How long a store that is down is tried again, for one write or read. Ours."""
+    result_polling_interval: Seconds = 0.5
+    """Between two looks at a database, the longest; the first come sooner. Redis wakes who waits. Ours."""
     result_cache_max: int = 10_000
     """Results kept by a client process for a second `get()`; -1: none. Celery: -1."""
     result_queue_expires: Seconds = 600.0

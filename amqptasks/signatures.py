@@ -7,14 +7,23 @@ sends; knows nothing of task classes. The kinds that hold other signatures regis
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, cast
 
 from amqptasks.client import Client
 from amqptasks.composing import NOTHING
 from amqptasks.ids import new_id
-from amqptasks.options import ACCEPTED, as_list
+from amqptasks.options import as_list, sendable
 from amqptasks.result import AsyncResult
 from amqptasks.waiting import home
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    R = TypeVar("R", default=Any)
+else:
+    from typing import TypeVar
+
+    R = TypeVar("R")
 
 KINDS: dict[str, Callable[[Mapping[str, Any], Client | None], Signature]] = {}
 """`subtask_type` -> what makes that signature from its dictionary."""
@@ -28,8 +37,8 @@ def kind_of(sig: Mapping[str, Any]) -> str:
     return sig.get("subtask_type") or "task"
 
 
-class Signature(dict[str, Any]):
-    """One call of one task: name, arguments and options, with `|` and partial application.
+class Signature(dict[str, Any], Generic[R]):
+    """One call of one task that returns R: name, arguments and options, with `|` and partial application.
 
     Further arguments given to `apply_async` are put before those it has, unless it is `immutable`.
     """
@@ -120,9 +129,7 @@ class Signature(dict[str, Any]):
 
     # --- changing it ----------------------------------------------------------------------------------------
 
-    def clone(
-        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = NOTHING, **options: Any
-    ) -> Signature:
+    def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = NOTHING, **options: Any) -> Self:
         """Return a copy, with further arguments and options as `apply_async` would add them."""
         merged_args, merged_kwargs, merged_options = self._merged(args, kwargs, options)
         for key in ("link", "link_error"):
@@ -136,7 +143,7 @@ class Signature(dict[str, Any]):
 
     partial = clone
 
-    def set(self, immutable: bool | None = None, **options: Any) -> Signature:
+    def set(self, immutable: bool | None = None, **options: Any) -> Self:
         """Set options in place; return itself."""
         if immutable is not None:
             self.set_immutable(immutable)
@@ -180,7 +187,7 @@ class Signature(dict[str, Any]):
         """
         return OPERATIONS["stamp"](self, visitor, append_stamps, headers)
 
-    def on_error(self, errback: Any) -> Signature:
+    def on_error(self, errback: Any) -> Self:
         """As `link_error`, but returns itself, for writing in one line."""
         self.link_error(errback)
         return self
@@ -194,26 +201,39 @@ class Signature(dict[str, Any]):
 
     # --- calling it -----------------------------------------------------------------------------------------
 
-    def delay(self, *args: Any, **kwargs: Any) -> Any:
+    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
         return self.apply_async(args, kwargs)
 
     def apply_async(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = NOTHING, **options: Any
-    ) -> Any:
+    ) -> AsyncResult[R]:
         """Call the task; see `Task.apply_async`."""
         merged_args, merged_kwargs, merged_options = self._merged(args or (), kwargs or {}, options)
-        sendable = _sendable(merged_options)
+        ready = sendable(merged_options)
         if self["task"] in _MAPS and merged_kwargs.get("task"):
-            sendable.setdefault("route_name", merged_kwargs["task"]["task"])
+            ready.setdefault("route_name", merged_kwargs["task"]["task"])
         task = self.type
         if task is not None:
-            return task.apply_async(merged_args, merged_kwargs, **sendable)
-        return self.app.send_task(self.task, merged_args, merged_kwargs, **sendable)
+            return cast("AsyncResult[R]", task.apply_async(merged_args, merged_kwargs, **ready))
+        return self.app.send_task(self.task, merged_args, merged_kwargs, **ready)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    async def adelay(self, *args: Any, **kwargs: Any) -> Any:
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = NOTHING, **options: Any
+    ) -> Any:
+        """As `apply_async`, awaited: one wait for all the messages that it takes."""
+        return await self.app.asend(
+            lambda: self.apply_async(args, kwargs, **options),
+            options,
+            composes_long=self.get("subtask_type") is not None,
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> R:
         """Run the task in place."""
         merged_args, merged_kwargs, _ = self._merged(args, kwargs, {})
-        return self.type(*merged_args, **merged_kwargs)
+        return cast(R, self.type(*merged_args, **merged_kwargs))
 
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = NOTHING, **options: Any) -> Any:
         """Run the task in place, with a request; return an EagerResult."""
@@ -228,7 +248,7 @@ class Signature(dict[str, Any]):
         root_id: str | None = None,
         parent_id: str | None = None,
         group_index: int | None = None,
-    ) -> AsyncResult[Any]:
+    ) -> AsyncResult[R]:
         """Give it its id now; return the result that the call will have."""
         options = self.options
         task_id = options.setdefault("task_id", _id or new_id())
@@ -241,7 +261,7 @@ class Signature(dict[str, Any]):
             options["chord"] = chord
         return AsyncResult(task_id, self.app.backend, self.task, self.app)
 
-    def __invert__(self) -> Any:
+    def __invert__(self) -> R:
         return self.apply_async().get()
 
     def __or__(self, other: Any) -> Any:
@@ -254,7 +274,7 @@ class Signature(dict[str, Any]):
     def __ior__(self, other: Any) -> Any:
         return self.__or__(other)
 
-    def __deepcopy__(self, memo: Any) -> Signature:
+    def __deepcopy__(self, memo: Any) -> Self:
         return self.clone()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -274,18 +294,6 @@ class Signature(dict[str, Any]):
             f"{key}={value!r}" for key, value in self.kwargs.items()
         ]
         return f"{self.task}({', '.join(inside)})"
-
-
-def _sendable(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options as `apply_async` takes them: Celery's signatures hold each stamp as an option of its
-    own.
-    """
-    stamped = options.get("stamped_headers") or ()
-    sendable = {key: value for key, value in options.items() if key not in ACCEPTED and key not in stamped}
-    if stamped:
-        own = {key: options[key] for key in stamped if key in options}
-        sendable["stamps"] = {**(options.get("stamps") or {}), **own}
-    return sendable
 
 
 def signature(

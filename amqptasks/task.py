@@ -17,6 +17,7 @@ from amqptasks import canvas, eager, retrying
 from amqptasks import request as requests
 from amqptasks import result as results
 from amqptasks.arguments import Arguments
+from amqptasks.awaited_calls import AwaitedCalls
 from amqptasks.backends.base import Backend, Meta
 from amqptasks.canvas.replacing import Replaceable
 from amqptasks.client import Client
@@ -33,7 +34,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Task(Replaceable, TaskOptions, Generic[P, R]):
+class Task(AwaitedCalls[P, R], Replaceable, TaskOptions, Generic[P, R]):
     """What `@app.task` makes. Calling it runs the function here; `delay` and `apply_async` run it in a
     worker.
 
@@ -157,11 +158,11 @@ class Task(Replaceable, TaskOptions, Generic[P, R]):
         """
         return eager.apply(self, args or (), kwargs or {}, {**self.preset, **options}, throw)
 
-    def s(self, *args: Any, **kwargs: Any) -> Signature:
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
         """Return a signature: this call as a value."""
         return Signature(self, args, kwargs)
 
-    def si(self, *args: Any, **kwargs: Any) -> Signature:
+    def si(self, *args: Any, **kwargs: Any) -> Signature[R]:
         """Return an immutable signature, which takes no value from the step before."""
         return Signature(self, args, kwargs, immutable=True)
 
@@ -172,16 +173,16 @@ class Task(Replaceable, TaskOptions, Generic[P, R]):
         *,
         immutable: bool = False,
         **options: Unpack[SendOptions],
-    ) -> Signature:
+    ) -> Signature[R]:
         return Signature(self, args, kwargs, options, immutable=immutable)
 
     subtask = signature
 
-    def map(self, it: Iterable[Any]) -> Signature:
+    def map(self, it: Iterable[Any]) -> Signature[list[R]]:
         """Return one call that runs this task for each element, one after the other."""
         return canvas.xmap(self.s(), it)
 
-    def starmap(self, it: Iterable[Any]) -> Signature:
+    def starmap(self, it: Iterable[Any]) -> Signature[list[R]]:
         """As `map`, where each element is a list of arguments."""
         return canvas.xstarmap(self.s(), it)
 

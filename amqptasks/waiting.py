@@ -5,21 +5,37 @@ Knows states and backends' `Meta`; knows neither handles on results nor tasks.
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from amqptasks import states
 from amqptasks.backends.base import Backend, Meta
 from amqptasks.errors import WouldDeadlock
+
+logger = logging.getLogger(__name__)
 
 running: ContextVar[Any] = ContextVar("amqptasks_running", default=None)
 """The request that runs in this thread or coroutine; `request.push` sets it."""
 joining_allowed: ContextVar[bool] = ContextVar("amqptasks_joining_allowed", default=False)
 flush: ContextVar[Callable[[], None] | None] = ContextVar("amqptasks_flush", default=None)
 """Sends what an open batch still holds, so that waiting inside a batch waits for something that was sent."""
+
+
+class Ending(Protocol):
+    """What `later` needs of a result."""
+
+    def ready(self) -> bool: ...
+
+
+T = TypeVar("T", bound=Ending)
+
+
+aflush: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar("amqptasks_aflush", default=None)
+"""As `flush`, for coroutines."""
 
 
 class HasBackend(Protocol):
@@ -83,6 +99,39 @@ def prepare_to_wait(disable_sync_subtasks: bool) -> None:
         send()
 
 
+def later(
+    result: T,
+    wait: Callable[[], Any],
+    callback: Callable[[T], Any],
+    on_error: Callable[[Exception], Any] | None,
+) -> T:
+    """Call `callback(result)` after `wait()`: at once if it is ready, else in a thread of its own. Return `result`."""
+
+    def run() -> None:
+        try:
+            wait()
+            callback(result)
+        except Exception as error:
+            if on_error is not None:
+                on_error(error)
+            else:
+                logger.exception("a callback for the result %s could not be called, or raised", result)
+
+    if result.ready():
+        run()
+    else:
+        threading.Thread(target=run, name=f"amqptasks then {result}", daemon=True).start()
+    return result
+
+
+async def aprepare_to_wait(disable_sync_subtasks: bool) -> None:
+    """As `prepare_to_wait`, in a coroutine."""
+    prepare_to_wait(disable_sync_subtasks)
+    send = aflush.get()
+    if send is not None:
+        await send()
+
+
 def value_of(meta: Meta, propagate: bool) -> Any:
     """Return the task's value; raise what it raised, with the remote traceback as its cause, if
     `propagate`.
@@ -110,3 +159,13 @@ def as_mapping(meta: Meta) -> dict[str, Any]:
         "date_done": meta.date_done,
         **meta.extended,
     }
+
+
+def revoke_ids(  # noqa: PLR0917 (as `AsyncResult.revoke` has them)
+    app: HasBackend | None, ids: Any, terminate: bool, signal: str | None, wait: bool, timeout: float
+) -> None:
+    """Revoke calls by the remote control of their app. Raises TypeError where there is none."""
+    control = getattr(app or home.find(), "control", None)
+    if control is None:
+        raise TypeError(f"{app!r} has no remote control, so nothing can be revoked through it")
+    control.revoke(ids, terminate=terminate, signal=signal, reply=wait, timeout=timeout)

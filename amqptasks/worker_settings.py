@@ -49,6 +49,10 @@ class WorkerSettings:
     """Emit task events (`-E`)."""
     worker_state_db: str | None = None
     """File that keeps revoked ids over restarts."""
+    worker_revokes_limit: Count = 50_000
+    """Revoked ids, and revoked stamps, that a worker knows at most; the oldest are forgotten first. Ours."""
+    worker_revokes_retention: Seconds = 7 * 86400.0
+    """How long a revoked id is kept, by the workers and on the broker. Ours."""
     worker_hijack_root_logger: bool = True
     """Set up the root logger; False: logging is the application's."""
     worker_log_color: bool | None = None
@@ -73,21 +77,26 @@ class BeatSettings:
     """The scheduler."""
 
     beat_schedule: Mapping[str, Any] = {}
-    """{entry: {task, schedule, args, kwargs, options}}."""
+    """{entry: {task, schedule, args, kwargs, options, relative, catch_up}}."""
+    beat_name: str | None = None
+    """Beats of one name share a lease: one of them leads. None: the app's name. Two projects that share a virtual host
+    and have the same name must say."""
+    beat_catch_up: Literal["all", "latest", "none"] = "latest"
+    """What an entry that says nothing itself does about runs missed while no beat led."""
     beat_scheduler: str | None = None
     """Class of the scheduler, `module:Class`; None: the built-in one."""
     beat_schedule_filename: str = "amqptasks-schedule"
-    """File that keeps the last run of each entry. Celery: celerybeat-schedule."""
+    """No effect: the last runs are kept on the broker. Celery: celerybeat-schedule."""
     beat_max_loop_interval: Seconds = 0.0
-    """The longest sleep between two looks at the schedule; 0: the scheduler's own."""
+    """The longest sleep between two looks at the clock; 0: one second."""
     beat_sync_every: Natural = 0
-    """Tasks sent between two writes of that file; 0: by time alone."""
+    """No effect: every run sent is kept with it."""
     beat_cron_starting_deadline: Natural | None = None
-    """Seconds by which a run may be late and still be made up for at start."""
+    """Seconds by which a crontab's run may be late and still be sent; None: by its policy."""
     beat_enable_remote_control: bool = False
-    """Beat answers remote control."""
+    """No effect: `amqptasks schedule` asks the leading beat."""
     beat_remote_control_max_tick_age: Seconds | None = None
-    """Age of the last tick beyond which it answers that it is ill."""
+    """No effect, as there is no such control."""
 
 
 class EventSettings:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pika
@@ -13,6 +14,7 @@ import wire
 from contenders import Contender
 from contenders.base import FOLDER, environment
 from mode import Mode
+from redis_server import RedisServer
 from slots import VARIABLE, Counter
 from workers import WorkerProcesses
 
@@ -26,12 +28,24 @@ class Bench:
         self._folder = tempfile.TemporaryDirectory()
         self._templates: dict[tuple[str, Mode], wire.Template] = {}
         self._prebuilt: dict[tuple[str, Mode, int], list[bytes]] = {}
+        self._redis: RedisServer | None = None
 
     def close(self) -> None:
+        if self._redis is not None:
+            self._redis.close()
         self._folder.cleanup()
 
     def size(self, quick: int, full: int) -> int:
         return quick if self.quick else full
+
+    def set_up(self, mode: Mode) -> Mode:
+        """`mode` with the store that it needs, running and empty. Raises Missing when it is not installed."""
+        if mode.store is None:
+            return mode
+        if self._redis is None:
+            self._redis = RedisServer()
+        self._redis.empty()
+        return replace(mode, store=self._redis.url)
 
     # --- broker ------------------------------------------------------------------------------------------
 
@@ -71,10 +85,18 @@ class Bench:
     # --- processes ---------------------------------------------------------------------------------------
 
     def client(
-        self, contender: Contender, mode: Mode, what: str, count: int, timeout: float = 240
+        self,
+        contender: Contender,
+        mode: Mode,
+        what: str,
+        count: int,
+        timeout: float = 240,
+        *,
+        rounds: int = 0,
     ) -> dict[str, float]:
-        """Run one measurement of the client side in a process of its own."""
-        command = [sys.executable, str(FOLDER / "client.py"), contender.name, what, str(count)]
+        """Run one measurement of the client side in a process of its own; `rounds` for those that repeat."""
+        more = [str(rounds)] if rounds else []
+        command = [sys.executable, str(FOLDER / "client.py"), contender.name, what, str(count), *more]
         env = environment(mode) | {VARIABLE: str(Path(self._folder.name) / "client")}
         done = subprocess.run(
             command, env=env, cwd=FOLDER, capture_output=True, text=True, timeout=timeout, check=False

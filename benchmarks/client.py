@@ -1,4 +1,4 @@
-"""The client side of one measurement, in a process of its own: `client.py CONTENDER WHAT COUNT` prints JSON."""
+"""One measurement's client side, in a process of its own: `client.py CONTENDER WHAT COUNT [ROUNDS]` prints JSON."""
 
 from __future__ import annotations
 
@@ -55,6 +55,55 @@ def group(contender: Contender, count: int) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start}
 
 
+def chain(contender: Contender, count: int, rounds: int) -> dict[str, float]:
+    """Seconds of a whole chain of `count` steps, one chain after the other."""
+    return _one_by_one(contender.client_chain(), count, rounds)
+
+
+def chord(contender: Contender, count: int, rounds: int) -> dict[str, float]:
+    """Seconds of a chord of `count` members, one chord after the other."""
+    return _one_by_one(contender.client_chord(), count, rounds)
+
+
+def chords(contender: Contender, count: int, rounds: int) -> dict[str, float]:
+    """Seconds until all of `rounds` chords, of `count` members each, are sent and done."""
+    start_one = contender.client_chord()
+    _same(start_one(10)(), 10)
+    start = time.perf_counter()
+    waits = [start_one(count) for _ in range(rounds)]
+    for wait in waits:
+        _same(wait(), count)
+    return {"seconds": time.perf_counter() - start}
+
+
+def _one_by_one(start_one: Callable[[int], Callable[[], int]], count: int, rounds: int) -> dict[str, float]:
+    _same(start_one(10)(), 10)
+    times = sorted(_timed(start_one, count) for _ in range(rounds))
+    return {"p50": times[len(times) // 2], "most": times[-1]}
+
+
+def _timed(start_one: Callable[[int], Callable[[], int]], count: int) -> float:
+    start = time.perf_counter()
+    wait = start_one(count)
+    value = wait()
+    took = time.perf_counter() - start
+    del wait  # frees the results of all members, which is not cheap everywhere, and not what is timed
+    _same(value, count)
+    return took
+
+
+def _same(value: int, due: int) -> None:
+    if value != due:
+        raise RuntimeError(f"a workflow gave {value!r}, and {due!r} is right: what it took is no figure")
+
+
+def gather(contender: Contender, count: int) -> dict[str, float]:
+    contender.client_gather(10)
+    start = time.perf_counter()
+    contender.client_gather(count)
+    return {"seconds": time.perf_counter() - start}
+
+
 def mix(contender: Contender, count: int) -> dict[str, float]:
     """Sixty tasks a second, each hundredth a long one: two children are busy for a third of the time."""
     short, long = contender.client_send_short(), contender.client_send_long()
@@ -105,11 +154,28 @@ def _together(contender: Contender, once: Callable[[], object], count: int) -> d
     return {"began": began}
 
 
-WORK = {work.__name__: work for work in (send, threads, batch, call, group, mix, late, failing, waiting)}
+WORK: dict[str, Callable[..., dict[str, float]]] = {
+    work.__name__: work
+    for work in (
+        send,
+        threads,
+        batch,
+        call,
+        group,
+        chain,
+        chord,
+        chords,
+        gather,
+        mix,
+        late,
+        failing,
+        waiting,
+    )
+}
 
 
-def main(name: str, what: str, count: str, out: TextIO = sys.stdout) -> None:
-    print(json.dumps(WORK[what](CONTENDERS[name], int(count))), file=out, flush=True)
+def main(name: str, what: str, *counts: str, out: TextIO = sys.stdout) -> None:
+    print(json.dumps(WORK[what](CONTENDERS[name], *map(int, counts))), file=out, flush=True)
 
 
 if __name__ == "__main__":

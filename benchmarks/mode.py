@@ -27,6 +27,8 @@ class Mode:
     confirmed: bool = True
     """Whether each publish waits for the broker's word."""
     pool: str | None = None
+    store: str | None = None
+    """Where results go, if not over RabbitMQ: a URL. Rows say `redis`; `Bench.set_up` makes it a URL."""
     slots: int = CONCURRENCY
     """Tasks that run at the same time."""
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from rows import Figure, Row
+from row import Figure, Row
 
 US = "amqptasks"
 LIMIT = "limit"
@@ -22,6 +22,8 @@ class Sample:
     round: int
     figures: Mapping[str, float]
     mode: Mapping[str, str]
+    skipped: str = ""
+    """Why there are no figures: what the machine lacks."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,13 @@ def table(samples: Sequence[Sample], rows: Sequence[Row]) -> str:
             values = medians(samples, row, figure.key)
             if not values:
                 continue
+            lacks = {
+                each.contender: each.skipped for each in samples if each.row == row.name and each.skipped
+            }
             title = f"{row.title}: {figure.title}" if figure.title else row.title
-            cells = [_number(values.get(name)) for name in (US, "celery", "dramatiq", LIMIT)]
+            cells = [
+                lacks.get(name) or _number(values.get(name)) for name in (US, "celery", "dramatiq", LIMIT)
+            ]
             ratios = [_ratio(ratio(samples, row, figure, peer)) for peer in ("celery", "dramatiq")]
             lines.append(f"| {' | '.join([title, figure.unit, *cells, *ratios])} |")
     return "\n".join(lines)

@@ -4,57 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 
 import wire
 from bench import Bench
 from contenders import Contender
 from contenders.base import environment
 from mode import Mode
-
-Measured = dict[str, float]
-QUEUE = "bench"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure of a row: a line of the table."""
-
-    key: str
-    title: str
-    unit: str
-    more_is_better: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """`limit` measures the same by a bare socket (or stock pika): what cannot be passed."""
-
-    name: str
-    title: str
-    figures: tuple[Figure, ...]
-    mode: Mapping[str, object]
-    measure: Callable[[Bench, Contender, Mode], Measured]
-    limit: Callable[[Bench, Mode], Measured] | None = None
-    peers_mode: Mapping[str, object] | None = None
-    """Of the others, where it is not the same."""
-
-    def mode_of(self, contender: Contender, url: str) -> Mode:
-        given = self.mode if self.peers_mode is None or contender.name == "amqptasks" else self.peers_mode
-        return replace(Mode(url, QUEUE), **given)  # type: ignore[arg-type]
-
-    def takes(self, contender: Contender) -> bool:
-        mode = self.mode_of(contender, "")
-        return (
-            (contender.has_results or not mode.results)
-            and (contender.quorum or mode.queue_type != "quorum")
-            and (mode.pool is None or mode.pool in contender.pools)
-        )
-
-
-RATE = Figure("rate", "", "/s", more_is_better=True)
-
+from row import QUEUE, RATE, Figure, Measured, Row
+from workflows import WORKFLOWS
 
 # --- publishing ------------------------------------------------------------------------------------------
 
@@ -156,6 +114,13 @@ def group(bench: Bench, contender: Contender, mode: Mode) -> Measured:
     bench.empty(QUEUE)
     with bench.worker(contender, mode):
         return {"rate": 1000 / bench.client(contender, mode, "group", 1000)["seconds"]}
+
+
+def gather(bench: Bench, contender: Contender, mode: Mode) -> Measured:
+    bench.empty(QUEUE)
+    count = bench.size(2000, 10_000)
+    with bench.worker(contender, mode):
+        return {"rate": count / bench.client(contender, mode, "gather", count)["seconds"]}
 
 
 def mix(bench: Bench, contender: Contender, mode: Mode) -> Measured:
@@ -346,6 +311,14 @@ ROWS = (
         limit_echo,
     ),
     Row("group", "group of 1,000 with results", (RATE,), {"results": True, "confirmed": False}, group),
+    *WORKFLOWS,
+    Row(
+        "aio",
+        "10,000 calls by as many coroutines, results gathered",
+        (RATE,),
+        {"results": True, "confirmed": False},
+        gather,
+    ),
     Row(
         "mix",
         "1 % one-second tasks among short ones: a short one waits",

@@ -21,8 +21,10 @@ from typing import Any
 
 from bench import Bench
 from contenders import CONTENDERS, Contender
+from redis_server import Missing
 from report import LIMIT, Sample, document, line, set_up, table
-from rows import ROWS, Row
+from row import Row
+from rows import ROWS
 from wire import broker_version
 
 ROUNDS, QUICK_ROUNDS = 5, 1
@@ -53,8 +55,12 @@ def chosen(patterns: str | None) -> list[Row]:
 
 
 def measure(bench: Bench, row: Row, contender: Contender, number: int) -> Sample:
-    mode = row.mode_of(contender, bench.url)
-    described = contender.described(mode) | {"results": "yes" if mode.results else "no"}
+    try:
+        mode = bench.set_up(row.mode_of(contender, bench.url))
+    except Missing as missing:
+        return Sample(row.name, contender.name, number, {}, {}, skipped=str(missing))
+    results = "no" if not mode.results else "yes" if mode.store is None else "yes, on Redis"
+    described = contender.described(mode) | {"results": results}
     return Sample(row.name, contender.name, number, row.measure(bench, contender, mode), described)
 
 
@@ -94,7 +100,7 @@ def alternate(
 
 
 def _told(sample: Sample) -> Sample:
-    figures = "  ".join(f"{key} {value:,.1f}" for key, value in sample.figures.items())
+    figures = sample.skipped or "  ".join(f"{key} {value:,.1f}" for key, value in sample.figures.items())
     print(f"{sample.round + 1}  {sample.row:24}{sample.contender:12}{figures}", file=sys.stderr, flush=True)
     return sample
 

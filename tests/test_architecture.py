@@ -13,19 +13,19 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "amqptasks"
 
 FLOORS = (  # from the ground up: name, top-level modules
-    ("ground", "errors states amqp signals backoff masking ids values"),
+    ("ground", "errors states amqp signals backoff masking ids values schedules"),
     (
         "wire",
         "serialization protocol config settings worker_settings coercion foreign_settings sources topology entities "
-        "task_routes routing delay compression json_body shown dotted wire_fields wire_errors wire_results",
+        "task_routes routing delay compression json_body shown dotted wire_fields wire_errors wire_results pidbox revokes event_wire",
     ),
     ("transport", "transport"),
-    ("backends", "backends waiting reading result"),
+    ("backends", "backends waiting reading result result_sets result_graph"),
     (
         "app",
-        "options arguments request resources declarations composing batch client signatures canvas retrying eager task "
-        "task_options annotating models naming builtin registry decorating events control log app sharing "
-        "dead deaths visiting",
+        "options arguments request resources declarations composing batch awaited awaited_calls client signatures canvas retrying eager task "
+        "task_options annotating models naming builtin registry decorating events control inspecting gathered event_state log app sharing "
+        "dead deaths visiting periodic",
     ),
     ("public names", "__init__"),
     ("worker", "worker beat"),
@@ -51,6 +51,7 @@ LATE = {  # (part of ours, what it imports inside a function) -> the reason
     ("", "compression"): "zstd of the standard library, from Python 3.14",
     ("", "setproctitle"): "optional: the extra setproctitle",
     ("", "uvloop"): "optional: the extra uvloop",
+    ("schedules", "ephem"): "optional: the extra solar",
     ("", "pydantic"): "optional: the extra pydantic",
     ("cli", ""): "--version and completion do not pay for what a command needs",
     ("contrib", ""): "each integration needs a framework that may be absent",

@@ -106,9 +106,7 @@ def test_every_delay_has_one_route_a_hop_and_adds_up(wanted: float, index: int) 
     everybody = [delay.destination(name or "empty") for name in NAMES]
     broker = Broker([*delay.ladder_topology(), *everybody])
 
-    held, waited, _ = broker.journey(
-        address.exchange, address.routing_key, set(NAMES) | {"empty", LOST}
-    )
+    held, waited, _ = broker.journey(address.exchange, address.routing_key, set(NAMES) | {"empty", LOST})
 
     assert held[-1] == queue
     assert waited == delay.held(wanted) * 1000

@@ -21,10 +21,17 @@ from amqptasks.cli.main import ABSENT, COMMANDS, program
 from amqptasks.registry import shared
 from amqptasks.settings import NAMES
 from amqptasks.testing import running_worker
+from amqptasks.transport import memory
 from amqptasks.waiting import home
 from tests.support.pages import ROOT, RUN, SHOWN, TYPED, Block, Command, Reader, blocks, commands, pages
 
-ON_A_BROKER = ("README.md", "docs/index.md", "docs/tutorial/first-task.md", "docs/guide/dead-letters.md")
+ON_A_BROKER = (
+    "README.md",
+    "docs/index.md",
+    "docs/tutorial/first-task.md",
+    "docs/guide/dead-letters.md",
+    "docs/guide/monitoring.md",
+)
 """Read by integration/test_docs.py."""
 BY_SECTION = ("docs/guide/tasks.md",)
 """Read by test_guide_options.py, here and in integration/, each section by itself."""
@@ -40,7 +47,7 @@ COMMANDS_OF_PAGES = [
     if block.language == TYPED
     for command in commands(block)
 ]
-REFUSED = {"amqptasks -A proj worker -D"}
+REFUSED = {"amqptasks -A proj worker --pool-start-method spawn"}
 """Shown because they are refused, with what is then said."""
 
 
@@ -50,6 +57,7 @@ def _a_program_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(home, "app", None)
     monkeypatch.setattr(shared, "_tasks", [])
     monkeypatch.setenv("AMQPTASKS_BROKER_URL", f"memory://{uuid.uuid4()}")
+    monkeypatch.setattr(memory, "_brokers", {})
 
 
 @pytest.mark.usefixtures("_a_program_of_its_own")

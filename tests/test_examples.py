@@ -35,7 +35,7 @@ def demo(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_every_example_has_a_test() -> None:
     folders = {path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "__pycache__"}
 
-    assert folders == {"stdlib_report"}
+    assert folders == {"fastapi_app", "stdlib_report"}  # integration/test_examples.py, test_fastapi_example.py
 
 
 def test_the_demo_always_has_input(demo: Any) -> None:

@@ -141,7 +141,9 @@ def test_a_headers_exchange_is_given_what_its_queue_matches() -> None:
         ("router_of_a_test.nothing", "router_of_a_test.route"),
         "router_of_a_test.Old",
     ],
-    ids=lambda routes: re.sub(" at 0x[0-9a-f]+", "", repr(routes)),  # the same in every process that runs the suite
+    ids=lambda routes: re.sub(
+        " at 0x[0-9a-f]+", "", repr(routes)
+    ),  # the same in every process that runs the suite
 )
 def test_every_form_of_task_routes_answers(routes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Old:

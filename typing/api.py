@@ -85,7 +85,12 @@ def calls() -> None:
     assert_type(library.delay(1.0).get(), float)
     assert_type(watched.delay(1).get(), list[int])
     assert_type(add.retry(), Retry)
-    assert_type(add.s(2, 2), Signature)
+    assert_type(add.s(2, 2), Signature[int])
+    assert_type(add.s(2).delay(2), AsyncResult[int])
+    assert_type(add.si(2, 2).set(queue="q").apply_async().get(timeout=1), int)
+    assert_type(~fetch.s("http://localhost"), bytes)
+    assert_type(add.map([1, 2]).delay(), AsyncResult[list[int]])
+    assert_type(group(add.s(1), add.s(2)).delay(), GroupResult)
     assert_type(group(add.s(1), add.s(2)).apply_async(), GroupResult)
     assert_type(signature("proj.add", (2, 2)), Signature)
     assert_type(current_app(), App)
@@ -95,10 +100,24 @@ def calls() -> None:
 
 async def waits() -> None:
     assert_type(await greet("you"), str)
+    assert_type(await add.adelay(2, y=2), AsyncResult[int])
+    assert_type(await (await add.adelay(2, 2)).aget(timeout=1), int)
+    assert_type(await add.aapply_async((2, 2), queue="lopri", countdown=10), AsyncResult[int])
+    assert_type(await greet.adelay("you"), AsyncResult[str])
+    assert_type(await app.asend_task("proj.add", (2, 2)), AsyncResult[Any])
+    grouped = group(add.s(1), add.s(2)).apply_async()
+    assert_type(await grouped.aget(timeout=1), list[Any])
+    async for result in grouped:
+        assert_type(result, AsyncResult[Any])
+    async with app as entered, app.abatch() as batch:
+        assert_type(entered, App)
+        assert_type(batch.published, int)
 
 
 def mistakes() -> None:
     add.delay("2", 2)  # type: ignore[arg-type]
+    add.adelay("2", 2)  # type: ignore[arg-type,unused-coroutine]
+    add.aapply_async((2, 2), countdwn=10)  # type: ignore[call-arg,unused-coroutine]
     add.delay(2, 2, 2)  # type: ignore[call-arg]
     add.delay(2, z=2)  # type: ignore[call-arg]
     fetch.delay()  # type: ignore[call-arg]

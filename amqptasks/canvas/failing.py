@@ -37,9 +37,12 @@ def fail(app: Client, sig: Signature, error: BaseException, parent_id: str | Non
         for task in leaves(sig):
             for envelope in told(app, task, error, trace, parent_id):
                 batch.add(envelope)
+        counts: list[Envelope] = []
         for task in _next(sig):
             request = _unrun(task, parent_id)
-            call_errbacks(app, as_list(task.options.get("link_error")), request, error, trace)
+            counts += call_errbacks(app, as_list(task.options.get("link_error")), request, error, trace)
+    if counts:
+        app.connection.publish(counts)  # the parts that they count are confirmed by now
 
 
 def _next(sig: Signature) -> list[Signature]:
@@ -105,11 +108,15 @@ def call_errbacks(
     request: Request,
     error: BaseException,
     trace: str,
-) -> None:
-    """Call what is to be called when a task failed. With (request, exc, traceback) here, else sent with its id."""
+) -> list[Envelope]:
+    """Call what is to be called when a task failed: with (request, exc, traceback) here, else sent with its id.
+
+    Returns the calls that count the parts which were left: to be published once those are confirmed.
+    """
+    counts: list[Envelope] = []
     for errback in errbacks:
         if errback["task"] == parts.PART:
-            leave(app, errback, request, states.FAILURE, error)
+            counts.append(leave(app, errback, request, states.FAILURE, error))
             continue
         call = signature(errback, app=app)
         task = None if call.get("subtask_type") else app.tasks.get(call.task)
@@ -120,15 +127,16 @@ def call_errbacks(
                 logger.exception("errback %s raised; the task's outcome is not changed by it", call.task)
         else:
             call.apply_async((request.id,), add_to_parent=False)
+    return counts
 
 
-def leave(app: Client, linked: Mapping[str, Any], request: Request, state: str, value: Any) -> None:
-    """Leave a member's part in its chord's queue, and have the parts counted."""
+def leave(app: Client, linked: Mapping[str, Any], request: Request, state: str, value: Any) -> Envelope:
+    """Leave a member's part in its chord's queue; return the call that counts, for after the part's confirm."""
     place = parts.Place.of(linked["kwargs"])
     meta = meta_of(request.id or "", state, value, parent_id=request.parent_id)
     with app.batch() as batch:
-        for envelope in parts.part_messages(place, meta, app.conf):
-            batch.add(envelope)
+        batch.add(parts.part_message(place, meta, app.conf))
+    return parts.unlock_message(place, app.conf)
 
 
 def meta_of(  # noqa: PLR0917 (the fields of a state, by the order of their use)

@@ -81,7 +81,7 @@ def unlock(app: Client, chord: str, size: int) -> bool:
     queue, seen = parts.queue_of(chord), 0
     while True:
         try:
-            count = app.connection.inspect(queue).messages
+            count = _ready(app, queue)
         except NotFound:
             return False  # done, or given up
         if count <= max(size, seen):
@@ -100,6 +100,17 @@ def unlock(app: Client, chord: str, size: int) -> bool:
             raise
         # Doubles had swelled the count. A part that came while the queue was held was counted by nobody.
         _release(app, drained)
+
+
+def _ready(app: Client, queue: str) -> int:
+    """Return how many messages lie in a chord's queue. Raises NotFound, and Busy while a join holds them.
+
+    A broker may learn of a killed join later than its call is run again: what it held is not ready, and not lost.
+    """
+    found = app.connection.inspect(queue)
+    if found.consumers:
+        raise Busy(f"another join holds {queue}")
+    return found.messages
 
 
 def _drain(app: Client, queue: str, count: int) -> Drained | None:
@@ -211,7 +222,7 @@ def expired(app: Client, chord: str, seconds: float) -> None:
     """Fail a chord whose timeout has run out and whose parts are not all there. Raises as `unlock`."""
     queue = parts.queue_of(chord)
     try:
-        count = app.connection.inspect(queue).messages
+        count = _ready(app, queue)
     except NotFound:
         return
     drained = _drain(app, queue, count)

@@ -37,7 +37,6 @@ EXPIRED = "amqptasks.chord_expired"
 INTERNAL = "amqptasks.internal"
 """The exchange, and the usual queue, of the calls by which workers do their own work."""
 
-PREFIX = "amqptasks.chord."
 LEASE = 7 * 86400.0
 """Seconds that a chord's queue outlives its last count: after them nobody will ever fill it."""
 LONGEST_LEASE = 49 * 86400.0
@@ -83,7 +82,7 @@ class Place:
 
 
 def queue_of(chord: str) -> str:
-    return f"{PREFIX}{chord}"
+    return f"{protocol.CHORDS}{chord}"
 
 
 def entity_of(chord: str, wait: float = 0.0) -> Queue:
@@ -152,11 +151,6 @@ def plan_message(chord: str, plan: Plan, conf: Settings) -> Envelope:
         message_id=chord,
     )
     return Envelope(Address("", queue_of(chord)), encoded.body, properties)
-
-
-def part_messages(place: Place, meta: Meta, conf: Settings) -> list[Envelope]:
-    """Return the part, and the call that counts after it. Raises EncodeError."""
-    return [part_message(place, meta, conf), unlock_message(place, conf)]
 
 
 def part_message(place: Place, meta: Meta, conf: Settings) -> Envelope:

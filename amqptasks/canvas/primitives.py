@@ -37,7 +37,7 @@ class Canvas(Signature):
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = NOTHING, **options: Any
     ) -> Any:
         """Publish it; return its result once the broker has every message. See `Task.apply_async`."""
-        call = self.clone(args, kwargs, **options)
+        call = super().clone(args, kwargs, **options)  # what it holds is copied when it takes shape
         if self.app.conf.task_always_eager:
             return eagerly.apply(call)
         return sending.send(call)
@@ -118,7 +118,7 @@ class chain(Canvas):  # noqa: N801 (Celery's name)
     def tasks(self) -> list[Signature]:
         return cast("list[Signature]", self["kwargs"]["tasks"])
 
-    def apply_async(
+    def apply_async(  # type: ignore[override]
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = NOTHING, **options: Any
     ) -> AsyncResult[Any] | GroupResult | None:
         """Call the first task; the others travel with it. Return the result of the last, with its parents."""
@@ -156,7 +156,10 @@ class group(Canvas):  # noqa: N801 (Celery's name)
     def tasks(self) -> list[Signature]:
         return cast("list[Signature]", self["kwargs"]["tasks"])
 
-    def apply_async(
+    def delay(self, *args: Any, **kwargs: Any) -> GroupResult:  # type: ignore[override]
+        return self.apply_async(args, kwargs)
+
+    def apply_async(  # type: ignore[override]
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = NOTHING, **options: Any
     ) -> GroupResult:
         """Publish every member; return once all are confirmed. Options go to each, except `task_id`: the

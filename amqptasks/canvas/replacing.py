@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from amqptasks import batch
 from amqptasks.canvas import parts, sending
 from amqptasks.canvas.rules import leaves, members
 from amqptasks.canvas.shaping import link, link_error, shaped, single
@@ -36,19 +37,24 @@ class Replaceable:
     def replace(self: Running, sig: Any) -> Any:
         """Run `sig` in place of this call: it gets its id, callbacks, stamps, its place in a chord, what follows it.
 
-        Does not return: raises Ignore once `sig` is published (eager: returns its value). A group, and a chain
-        that ends in one, give the list of their values. Raises ImproperlyConfigured for an empty chain, and
-        what publishing raises.
+        Does not return: raises Ignore, and `sig` is published with this run's outcome (eager: returns its value).
+        A group, and a chain that ends in one, give the list of their values. Raises ImproperlyConfigured for an
+        empty chain, and what composing messages raises.
         """
         return self.on_replace(replacement(self.app, self.request, signature(sig, app=self.app), self.name))
 
     def on_replace(self: Running, sig: Signature) -> Any:
-        """Publish a replacement and end this run. Called by `replace`."""
+        """End this run, so that the replacement leaves with its outcome. Called by `replace`."""
         request = self.request
         if request.is_eager:
             return sig.apply().get(disable_sync_subtasks=False)
-        sending.send(sig)
-        request.callbacks = request.errbacks = request.chain = None  # they are the replacement's now
+        gathering = batch.Gathering(self.app, answers=True)
+        token = batch.current.set(gathering)
+        try:
+            sending.send(sig)
+        finally:
+            batch.current.reset(token)
+        request.replaced = gathering.envelopes
         raise Ignore("replaced by another task")
 
     def add_to_chord(self: Running, sig: Any, lazy: bool = False) -> Any:

@@ -50,6 +50,10 @@ def publish(app: Client, run: Signature) -> None:
         case "chain":
             steps = members(run)
             if steps:
+                if any(map(_holds_chord, steps[1:])):
+                    app.prepare_entities(
+                        parts.internal_entities(app.conf)
+                    )  # whoever runs the step before sends there
                 rest = [wrapped(step, app) for step in reversed(steps[1:])]
                 _publish_first(app, steps[0], rest)
         case "group":
@@ -75,7 +79,7 @@ def _publish_chord(app: Client, run: Signature) -> None:
         send(body.clone(([],)))
         return
     app.prepare_entities(parts.internal_entities(app.conf))
-    app.connection.declare(parts.entity_of(group_id, _wait(header)))
+    app.declare(parts.entity_of(group_id, _wait(header)))
     plan = parts.plan_message(group_id, parts.Plan(body, count), app.conf)
     if len(plan.body) > app.conf.broker_max_message_size:
         raise TooLarge(
@@ -83,24 +87,24 @@ def _publish_chord(app: Client, run: Signature) -> None:
             f"{app.conf.broker_max_message_size} (broker_max_message_size); store what is large elsewhere",
             [plan],
         )
-    with app.batch() as batch:
-        batch.add(plan)
-        seconds = run.options.get(JOIN_TIMEOUT)
-        if seconds is not None:
-            expiry, ladder = parts.expiry_message(group_id, float(seconds), app.conf)
-            app.prepare_entities(ladder)
+    # Confirmed before any member can leave its part: what counts the last part must find the plan.
+    app.connection.publish([plan])
+    seconds = run.options.get(JOIN_TIMEOUT)
+    if seconds is not None:
+        expiry, ladder = parts.expiry_message(group_id, float(seconds), app.conf)
+        app.prepare_entities(ladder)
+        with app.batch() as batch:
             batch.add(expiry)
     for index, member in enumerate(members(header)):
         publish(app, placed(member, parts.Place(group_id, (index,), count)))
 
 
 def placed(member: Signature, place: parts.Place) -> Signature:
-    """Return a member of a header that leaves its part when it ends."""
-    copy = shaped(member)
+    """Have a shaped member of a header leave its part when it ends; return it."""
     callback, errback = parts.callbacks(place, member.app.conf)
-    link(copy, callback)
-    link_error(copy, errback)
-    return copy
+    link(member, callback)
+    link_error(member, errback)
+    return member
 
 
 def _wait(header: Signature) -> float:

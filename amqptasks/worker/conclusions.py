@@ -23,6 +23,7 @@ from amqptasks.errors import (
     NotRegistered,
     Reject,
     Retry,
+    StoreUnavailable,
     TaskRevoked,
     TimeLimitExceeded,
     TooLarge,
@@ -34,7 +35,7 @@ from amqptasks.request import Request
 from amqptasks.shown import shown
 from amqptasks.transport import codec
 from amqptasks.transport.keeping import outage
-from amqptasks.worker import announcing, deadletters, strangers
+from amqptasks.worker import announcing, deadletters, storing, strangers
 from amqptasks.worker.followups import FollowUps
 from amqptasks.worker.manifest import options_of
 from amqptasks.worker.outcome import Cause, Outcome, Run, TaskOptions, Verdict
@@ -167,8 +168,13 @@ class Conclusions:
         envelope = protocol.encode(kept, Address("", delivery.queue))
         return Outcome(publish=self._packed([replace(envelope, fate="dead")]))
 
-    def unwritten(self, delivery: Delivery, error: Exception) -> Outcome:
-        """The last resort: the message, with what went wrong on it, in its dead-letter queue."""
+    def unwritten(self, task: Task[..., Any], delivery: Delivery, error: Exception) -> Outcome:
+        """The last resort: the message, with what went wrong on it, in its dead-letter queue.
+
+        For want of a store it goes back instead, if the task is late-acknowledged: it may run again.
+        """
+        if isinstance(error, StoreUnavailable) and self._of(task).acks_late:
+            return Outcome(Verdict.REQUEUE)
         dead = deadletters.refused(
             delivery,
             self._dead,
@@ -256,7 +262,8 @@ class Conclusions:
             sender = codec.decode_header(delivery.header)
         except Exception:  # the header itself is what cannot be read: nobody to tell
             return []
-        if not sender.reply_to or not sender.correlation_id:
+        backend = self._app.backend
+        if not sender.correlation_id or not (sender.reply_to or backend.stores):
             return []
         meta = Meta(
             task_id=sender.correlation_id,
@@ -266,7 +273,7 @@ class Conclusions:
             correlation_id=sender.correlation_id,
             date_done=_now(),
         )
-        return self._store(meta)
+        return storing.store(backend, meta, late=False)
 
     def _stored(self, request: Request, state: str, value: Any, trace: str | None = None) -> list[Envelope]:
         ready = state in states.READY_STATES
@@ -283,12 +290,8 @@ class Conclusions:
             correlation_id=request.correlation_id or request.id,
             extended=self._extension(request) if self._extended else {},
         )
-        return self._store(meta)
-
-    def _store(self, meta: Meta) -> list[Envelope]:
-        envelopes: list[Envelope] = []
-        self._app.backend.store(meta, envelopes.append)
-        return envelopes
+        known = self._options.get(request.task or "")
+        return storing.store(self._app.backend, meta, late=known is not None and known.acks_late)
 
     def _extension(self, request: Request) -> dict[str, Any]:
         return {

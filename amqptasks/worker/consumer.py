@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,12 +27,13 @@ from amqptasks.errors import (
     VhostNotFound,
 )
 from amqptasks.transport.base import Connect, Consumer, Link
+from amqptasks.worker import load
 from amqptasks.worker.dispatch import Dispatch
 from amqptasks.worker.lane import Lane
 from amqptasks.worker.outcome import WorkerQueue
 from amqptasks.worker.patience import Patience, without
 from amqptasks.worker.prefetch import Prefetch
-from amqptasks.worker.topology import declare, reach_by_ladder
+from amqptasks.worker.topology import declare, declared, reach_by_ladder
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,9 @@ class Consumers:
         node: str,
         retrying: Retrying,
         patience: Patience | None = None,
+        prepare: Callable[[Link], Awaitable[None]] | None = None,
     ) -> None:
+        """`prepare` is awaited with each new link, before anything is consumed on it."""
         self._connect = connect
         self._queues = tuple(queues)
         self._dispatch = dispatch
@@ -73,6 +76,8 @@ class Consumers:
         self._node = node
         self._retrying = retrying
         self._patience = patience
+        self._prepare = prepare
+        self._parting: list[Lane] = []
         self._lanes: dict[str, Lane] = {}
         self._link: Link | None = None
         self._told: set[str] = set()
@@ -95,7 +100,8 @@ class Consumers:
             while True:
                 assert self._link is not None
                 reason = await asyncio.shield(self._link.lost)
-                self._voided(list(self._lanes.values()))
+                self._voided([*self._lanes.values(), *self._parting])
+                self._parting.clear()
                 if self._stopping:
                     return
                 logger.warning("connection lost: %s; connecting again", reason)
@@ -119,9 +125,37 @@ class Consumers:
         assert self._link is not None
         return sum([await self._link.purge(queue.name) for queue in self._queues if not queue.internal])
 
+    async def add(self, queue: WorkerQueue) -> None:
+        """Consume one more queue from now on. Raises the transport errors; does nothing if it is consumed."""
+        if queue.name in self._lanes or self._link is None or self._stopping:
+            return
+        await declare(self._link, queue.declare, self._told)
+        lane = self._lanes[queue.name] = await self._open_lane(self._link, queue)
+        self._queues = (*self._queues, queue)
+        await reach_by_ladder(self._link, [queue.name], self._told)
+        if lane.ended is not None:
+            self._restart(lane, lane.ended)
+
+    async def remove(self, name: str) -> bool:
+        """Consume a queue no more; what is held of it still runs. False if it was not consumed."""
+        lane = self._lanes.pop(name, None)
+        if lane is None:
+            return False
+        self._queues = tuple(queue for queue in self._queues if queue.name != name)
+        self._parting.append(lane)
+        if lane.consumer is not None:
+            await lane.consumer.cancel()
+        return True
+
+    async def resized(self, size: int) -> None:
+        """The pool has so many slots now."""
+        for lane in list(self._lanes.values()):
+            if lane.prefetch.resize(size) and lane.consumer is not None:
+                await lane.consumer.renew(lane.prefetch.value)
+
     async def close(self) -> None:
         """Send the last acks and close the connection; what is unsettled goes back to the broker."""
-        for lane in self._lanes.values():
+        for lane in (*self._lanes.values(), *self._parting):
             lane.settler.flush()
         if self._link is not None:
             await self._link.close()
@@ -162,9 +196,11 @@ class Consumers:
         lanes: dict[str, Lane] = {}
         try:
             await self._claim_name(link)
-            queues = self._patient_queues(link)
-            for queue in queues:
-                await declare(link, queue.declare, self._told)
+            queues = [
+                queue for queue in self._patient_queues(link) if await declared(link, queue, self._told)
+            ]
+            if self._prepare is not None:
+                await self._prepare(link)
             for queue in queues:
                 lanes[queue.name] = await self._open_lane(link, queue)
             if self._stopping:
@@ -289,7 +325,7 @@ class Consumers:
         """Whether the lane holds more from now on."""
         before = lane.prefetch.value
         try:
-            busy, early = self._dispatch.longest_running(lane), self._dispatch.early(lane)
+            busy, early = load.longest_running(self._dispatch, lane), load.early(self._dispatch, lane)
             value = await lane.adapt(interval, busy, early)
         except TransportError as error:
             logger.debug("prefetch of %s not changed: %s", lane.queue.name, error)

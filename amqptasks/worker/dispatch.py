@@ -20,16 +20,17 @@ from amqptasks import states
 from amqptasks.amqp import Delivery, Parcel
 from amqptasks.errors import Nacked, NotFound, TooLarge, TransportError, Unroutable, WorkerLost
 from amqptasks.transport.publisher import Publisher
-from amqptasks.worker.admission import admit, fields_of, identity_of, may_be_there_twice
+from amqptasks.worker.admission import REVOKED, admit, fields_of, identity_of, may_be_there_twice
 from amqptasks.worker.counting import Counting
 from amqptasks.worker.deadletters import forwarded, refused, told
 from amqptasks.worker.doubles import Doubles
-from amqptasks.worker.flight import UNKNOWN_TASK, Counters, Flight
+from amqptasks.worker.flight import UNKNOWN_TASK, Counters, Flight, Watched
 from amqptasks.worker.holding import Holding
 from amqptasks.worker.lane import Lane
 from amqptasks.worker.outcome import Cause, Manifest, Outcome, Run, TaskOptions, Verdict
 from amqptasks.worker.pools.base import Pool
 from amqptasks.worker.replies import FULL, Replies
+from amqptasks.worker.revoked import Revoked
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +42,10 @@ class Dispatch:
     """Implements the pool's `Report`."""
 
     def __init__(self, pool: Pool, node: str) -> None:
-        self._pool = pool
+        self.pool = pool
         self._publisher: Publisher
         self._replies: Replies
-        self._tasks: Mapping[str, TaskOptions] = {}
+        self.tasks: Mapping[str, TaskOptions] = {}
         self._node = node
         self._dead_exchange = ""
         self._serializer = ""
@@ -54,8 +55,11 @@ class Dispatch:
         self._loop = asyncio.get_running_loop()
         self._keys = count(1)
         self.flights: dict[int, Flight] = {}
-        self._holding = Holding(self._let_go, self._has_started)
-        self.rates = self._holding.rates
+        self.holding = Holding(self._let_go, self._has_started)
+        self.rates = self.holding.rates
+        self.revoked = Revoked()
+        self.events: Watched | None = None
+        self.watching = False
         self._limited = self.rates.turns
         self._doubles = Doubles(self._forget)
         self._paused = False
@@ -72,7 +76,7 @@ class Dispatch:
         )
         self._verbose = logger.isEnabledFor(logging.INFO)
         self._received_hook = "task_received" in manifest.hooks
-        self._tasks = manifest.tasks
+        self.tasks = manifest.tasks
         self._dead_exchange = manifest.settings["task_dead_letter_exchange"]
         by_message = manifest.results.startswith("rpc")
         self._serializer = manifest.settings["result_serializer"] if by_message else ""
@@ -86,7 +90,7 @@ class Dispatch:
         self.counters.received += 1
         lane.took()
         fields = fields_of(delivery)
-        options = self._tasks.get(fields.get("task", ""), UNKNOWN_TASK)
+        options = self.tasks.get(fields.get("task", ""), UNKNOWN_TASK)
         key = next(self._keys)
         flight = Flight(key, delivery, lane, options, self._loop.time(), identity_of(delivery, fields))
         self.flights[key] = flight
@@ -95,20 +99,24 @@ class Dispatch:
         if again and flight.identity is not None and self._is_double(flight):
             return
         if self._received_hook:
-            self._pool.hook("task_received", delivery)
+            self.pool.hook("task_received", delivery)
         if self._verbose and fields:
             logger.info("Task %s[%s] received", *map(fields.get, ("task", "id")))
         now = admit(fields, options, time.time())
-        run = Run(key, delivery, now.cause, now.detail, now.soft, now.hard)
+        if self.revoked.any and self.revoked.covers(fields.get("id"), delivery):
+            now = REVOKED
+        if self.events is not None:
+            self.events.received(delivery)
+        run = Run(key, delivery, now.cause, now.detail, now.soft, now.hard, self.watching)
         if now.wait > 0 or options.name in self._limited:
-            self._holding.add(options.name, run, now.wait)
+            self.holding.add(options.name, run, now.wait)
         else:
-            self._pool.submit(run)
+            self.pool.submit(run)
 
     def _let_go(self, run: Run) -> None:
         """It was held; meanwhile it may have expired."""
         now = admit(fields_of(run.delivery), self.flights[run.key].options, time.time())
-        self._pool.submit(replace(run, cause=Cause.EXPIRED) if now.cause is Cause.EXPIRED else run)
+        self.pool.submit(replace(run, cause=Cause.EXPIRED) if now.cause is Cause.EXPIRED else run)
 
     def _has_started(self, key: int) -> bool:
         flight = self.flights.get(key)
@@ -131,7 +139,11 @@ class Dispatch:
     def started(self, key: int, pid: int, publish: Sequence[Parcel]) -> None:
         self.counters.started += 1
         flight = self.flights[key]
-        flight.started = True
+        flight.started, flight.pid = True, pid
+        if self.events is not None:
+            self.events.started(flight)
+        tasks = self.counters.tasks
+        tasks[flight.options.name] = tasks.get(flight.options.name, 0) + 1
         for parcel in publish:
             self._publisher.post(parcel, partial(self._told, parcel))
         if not flight.options.acks_late:
@@ -143,6 +155,8 @@ class Dispatch:
 
     def finished(self, key: int, outcome: Outcome) -> None:
         flight = self.flights[key]
+        if self.events is not None:
+            outcome = self.events.finished(flight, outcome)
         self.counters.ended(outcome.state)
         flight.lane.finished += 1
         if outcome.state == states.IGNORED:
@@ -160,7 +174,7 @@ class Dispatch:
                 self._following.post(parcel, partial(self._confirmed, flight, parcel))
         if self._publisher.saturated and not self._paused:
             self._paused = True
-            self._pool.pause(paused=True)
+            self.pool.pause(paused=True)
 
     def lost(self, key: int, reason: str, innocent: bool, cause: Cause = Cause.LOST) -> None:
         """A child died. Late-acknowledged bystanders go back; for the rest a child writes the obituary."""
@@ -176,7 +190,7 @@ class Dispatch:
         if flight.losses > OBITUARIES:
             self._bury(flight, reason)
             return
-        self._pool.submit(Run(key, flight.delivery, cause, reason))
+        self.pool.submit(Run(key, flight.delivery, cause, reason, watch=self.watching))
 
     def _bury(self, flight: Flight, reason: str) -> None:
         """Its obituary kills children too: the message goes to the dead letters as it is, from here."""
@@ -193,7 +207,7 @@ class Dispatch:
         """The publisher has room again."""
         if self._paused:
             self._paused = False
-            self._pool.pause(paused=False)
+            self.pool.pause(paused=False)
 
     def _told(self, parcel: Parcel, error: TransportError | None) -> None:
         if error is not None:
@@ -224,7 +238,7 @@ class Dispatch:
             return False
         # The delivery stays unacknowledged meanwhile, so nothing is lost if this worker dies first.
         logger.warning("%s: will be published again in a second", error)
-        self._loop.call_later(1.0, self._publisher.post, parcel, partial(self._confirmed, flight, parcel))
+        self._loop.call_later(1.0, self._following.post, parcel, partial(self._confirmed, flight, parcel))
         return False
 
     def _settle(self, flight: Flight, verdict: Verdict) -> None:
@@ -267,14 +281,14 @@ class Dispatch:
         for flight in self.flights.values():
             if flight.lane is lane:
                 flight.void = True
-        for run in self._holding.take_back({key for key, flight in self.flights.items() if flight.void}):
+        for run in self.holding.take_back({key for key, flight in self.flights.items() if flight.void}):
             self._drop(self.flights[run.key])
-        for run in self._pool.recall():
+        for run in self.pool.recall():
             flight = self.flights[run.key]
             if flight.void and not flight.started:
                 self._drop(flight)
             else:
-                self._pool.submit(run)
+                self.pool.submit(run)
         for flight in self.flights.values():
             if flight.void:
                 self._doubles.expect(flight)
@@ -289,12 +303,12 @@ class Dispatch:
     def give_back(self) -> int:
         """Return everything that has not started to the broker; how many that were."""
         returned = 0
-        for run in self._holding.take_back() + self._pool.recall():
+        for run in self.holding.take_back() + self.pool.recall():
             flight = self.flights.get(run.key)
             if flight is None:
                 continue
             if run.cause in (Cause.LOST, Cause.TIMEOUT, Cause.TERMINATED):
-                self._pool.submit(run)  # started once: its obituary is owed
+                self.pool.submit(run)  # started once: its obituary is owed
                 continue
             returned += 1
             self._settle(flight, Verdict.REQUEUE)
@@ -303,24 +317,24 @@ class Dispatch:
 
     def take_back(self, keys: Collection[int]) -> list[Run]:
         """Take out those of `keys` that have not started."""
-        taken = self._holding.take_back(keys)
-        for run in self._pool.recall():
+        taken = self.holding.take_back(keys)
+        for run in self.pool.recall():
             if run.key in keys:
                 taken.append(run)
             else:
-                self._pool.submit(run)
+                self.pool.submit(run)
         return taken
 
     def wait_on(self, run: Run) -> None:
         """Put back what `take_back` took."""
-        self._holding.add(self.flights[run.key].options.name, run)
+        self.holding.add(self.flights[run.key].options.name, run)
 
     def abandon(self) -> None:
         """Kill the children that run tasks. Late-acknowledged tasks go back to the broker; of early ones, which
         the broker has forgotten, the caller is told FAILURE."""
         self._abandoning = True
-        for key in list(self._pool.running):
-            if not self._pool.terminate(key, "the worker was shut down cold"):
+        for key in list(self.pool.running):
+            if not self.pool.terminate(key, "the worker was shut down cold"):
                 logger.warning("a running task could not be stopped; the worker leaves it")
 
     async def settled(self) -> None:
@@ -328,20 +342,6 @@ class Dispatch:
         while self.flights:
             self._idle.clear()
             await self._idle.wait()
-
-    def longest_running(self, lane: Lane) -> float:
-        """Seconds that the lane's longest running task has taken so far."""
-        now = self._loop.time()
-        flights = self.flights
-        mine = [
-            start for key, start in self._pool.running.items() if key in flights and flights[key].lane is lane
-        ]
-        return now - min(mine) if mine else 0.0
-
-    def early(self, lane: Lane) -> int:
-        """How many of the lane's deliveries wait until they are due."""
-        flights = self.flights
-        return sum(1 for key in self._holding.due if key in flights and flights[key].lane is lane)
 
     @property
     def in_flight(self) -> int:

@@ -24,7 +24,7 @@ from amqptasks.errors import Ignore, MessageError, NotRegistered, Reject, Retry
 from amqptasks.request import Request, pop, push
 from amqptasks.serialization import accept_set
 from amqptasks.transport import codec
-from amqptasks.worker import announcing
+from amqptasks.worker import announcing, telling
 from amqptasks.worker.awaiting import Guard, Left, Loops, taken
 from amqptasks.worker.conclusions import Conclusions
 from amqptasks.worker.outcome import Cause, Outcome, Run
@@ -66,6 +66,8 @@ class Executor:
         """As `run`, in the running loop. What is not `async def` runs in a thread of the stage."""
         opened = self._open(run)
         if isinstance(opened, Outcome):
+            for writing in taken():
+                await writing
             return opened
         task, request = opened
         steps = self._steps(run, task, request, stage.started)
@@ -122,7 +124,8 @@ class Executor:
             message = self._read(run)
             task = self._task_named(message.task)
         except (MessageError, NotRegistered) as error:
-            return self._conclude.refused(run.delivery, error)
+            outcome = self._conclude.refused(run.delivery, error)
+            return telling.refused(outcome, error) if run.watch else outcome
         if message.version == 1 and run.cause is Cause.RUN:
             return self._conclude.translated(run.delivery, message)
         return task, Request.of(message, run.delivery, hostname=self.node)
@@ -148,6 +151,8 @@ class Executor:
             if run.cause is Cause.RUN:
                 return (yield from self._trace(task, request, run, started))
             outcome = self._conclude.obituary(run, task, request)
+            if run.watch:
+                outcome = telling.obituary(outcome, run)
             if left := taken():
                 yield from left
         except Exception as error:
@@ -155,7 +160,7 @@ class Executor:
             logger.exception("Task %s[%s]: its outcome could not be written", request.name, request.id)
             for unheard in taken():
                 unheard.close()
-            return self._conclude.unwritten(run.delivery, error)
+            return self._conclude.unwritten(task, run.delivery, error)
         else:
             return outcome
         finally:
@@ -165,9 +170,10 @@ class Executor:
         began = time.monotonic()
         state, value = states.SUCCESS, None
         announcing.starting(task, request)
+        start = self._conclude.started(task, request)
         if left := taken():
             yield from left
-        started(self._conclude.started(task, request))
+        started(start)
         try:
             own = request.custom
             value = task(*request.args, **request.kwargs) if own is None else own.execute()
@@ -192,6 +198,8 @@ class Executor:
             outcome = self._conclude.retried_too(outcome, request, run, request.retried)
         if left := taken():
             yield from left
+        if run.watch:
+            outcome = telling.ended(outcome, state, value, time.monotonic() - began)
         announcing.ended(task, request, state, value)
         if left := taken():
             yield from left

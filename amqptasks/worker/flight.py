@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from amqptasks.amqp import Delivery
-from amqptasks.worker.outcome import TaskOptions, Verdict
+from amqptasks.worker.outcome import Outcome, TaskOptions, Verdict
 
 if TYPE_CHECKING:
     from amqptasks.worker.lane import Lane
@@ -31,6 +31,8 @@ class Flight:
     identity: Hashable = None
     """What tells a redelivery from another message; None: nothing does."""
     started: bool = False
+    pid: int = 0
+    """Of the process that runs it, once it has started."""
     acked: bool = False
     """Settled on the broker already: early, at the start."""
     climbed: bool = False
@@ -45,6 +47,22 @@ class Flight:
     """Children that died on it: the first by running it, later ones by writing its obituary."""
     heir: Flight | None = None
     """The redelivery of this very message, which waits for this run's outcome."""
+
+    @property
+    def task_id(self) -> str:
+        """Empty for what is no call in protocol 2."""
+        identity = self.identity
+        return str(identity[0]) if isinstance(identity, tuple) else ""
+
+
+class Watched(Protocol):
+    """Who is told of every call while task events are on."""
+
+    def received(self, delivery: Delivery) -> None: ...
+    def started(self, flight: Flight) -> None: ...
+    def finished(self, flight: Flight, outcome: Outcome) -> Outcome:
+        """Return the outcome without the events in it."""
+        ...
 
 
 class Recent(Generic[V]):
@@ -90,6 +108,8 @@ class Counters:
     undeliverable: int = 0
     """Results whose client is gone."""
     states: dict[str, int] = field(default_factory=dict)
+    tasks: dict[str, int] = field(default_factory=dict)
+    """Runs that started, by task."""
 
     def ended(self, state: str) -> None:
         """Count a run that ended, in a state if it has one."""

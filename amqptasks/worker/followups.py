@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from amqptasks import batch, declarations, delay, protocol, states
 from amqptasks.amqp import Address, Delivery, Envelope, Parcel
@@ -40,22 +40,6 @@ OUTAGE = 300.0
 """Seconds that a finished run waits for the broker to declare what its follow-ups need."""
 
 
-class Gathering(batch.Batch):
-    """A batch that keeps what the app would publish."""
-
-    answers = False
-
-    def __init__(self, owner: object) -> None:
-        super().__init__(_never, _never, owner)
-        self.envelopes: list[Envelope] = []
-
-    def add(self, envelope: Envelope) -> None:
-        self.envelopes.append(envelope)
-
-    def flush(self) -> None:
-        """Nothing leaves before the run's outcome does."""
-
-
 class FollowUps:
     """Composes follow-ups for the tasks of one app."""
 
@@ -67,7 +51,7 @@ class FollowUps:
         with self._gathered() as gathering:
             for callback in request.callbacks or ():
                 if callback["task"] == PART:
-                    failing.leave(self._app, callback, request, states.SUCCESS, value)
+                    gathering.add(failing.leave(self._app, callback, request, states.SUCCESS, value))
                 else:
                     signature(callback, app=self._app).apply_async((value,))
             if request.chain:
@@ -79,11 +63,15 @@ class FollowUps:
         """The same FAILURE for every later step of the chain, then errbacks."""
         told = failing.rest_told(self._app, request.chain or (), error, trace, request.id)
         with self._gathered() as gathering:
-            failing.call_errbacks(self._app, request.errbacks or (), request, error, trace)
+            counts = failing.call_errbacks(self._app, request.errbacks or (), request, error, trace)
+        gathering.envelopes += counts
         return [*told, *dead_if_unroutable(gathering.envelopes)]
 
     def left(self, request: Request, error: Exception) -> list[Envelope]:
-        """What waits for a run that ended without a value or a failure: its chord, and once revoked its chain."""
+        """What follows a run that ended without a value or a failure: what replaces it; else its chord, and once
+        revoked its chain, are told."""
+        if request.replaced is not None:
+            return dead_if_unroutable(request.replaced)
         linked = [errback for errback in request.errbacks or () if errback["task"] == PART]
         revoked = isinstance(error, TaskRevoked)
         if not linked and not (revoked and request.chain):
@@ -91,7 +79,8 @@ class FollowUps:
         trace = f"{type(error).__name__}: {error}"
         told = failing.rest_told(self._app, request.chain or (), error, trace, request.id) if revoked else []
         with self._gathered() as gathering:
-            failing.call_errbacks(self._app, linked, request, error, trace)
+            counts = failing.call_errbacks(self._app, linked, request, error, trace)
+        gathering.envelopes += counts
         return [*told, *dead_if_unroutable(gathering.envelopes)]
 
     def refused(self, delivery: Delivery, error: Exception) -> list[Envelope]:
@@ -135,8 +124,8 @@ class FollowUps:
     # --- parts -------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _gathered(self) -> Iterator[Gathering]:
-        gathering = Gathering(self._app)
+    def _gathered(self) -> Iterator[batch.Gathering]:
+        gathering = batch.Gathering(self._app)
         # The task has run, and what follows cannot be published in an outage: there is nothing better to do than wait.
         token, waiting = batch.current.set(gathering), declarations.outlasting.set(_patience())
         try:
@@ -164,10 +153,6 @@ class FollowUps:
             step.apply_async((value,), chain=rest or None)
         else:
             sending.send(sending.then(step.clone((value,)), rest, self._app))
-
-
-def _never(envelopes: Sequence[Any]) -> NoReturn:
-    raise AssertionError("what is gathered is never published here")
 
 
 def dead_if_unroutable(envelopes: Sequence[Envelope]) -> list[Envelope]:

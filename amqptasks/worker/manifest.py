@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from amqptasks import signals
 from amqptasks.canvas.parts import internal_queue
-from amqptasks.entities import declaration
 from amqptasks.errors import ImproperlyConfigured
 from amqptasks.shown import shown
-from amqptasks.topology import Queue
 from amqptasks.worker import custom
 from amqptasks.worker.outcome import Manifest, TaskOptions, WorkerQueue
+from amqptasks.worker.queues import consumed
 from amqptasks.worker.rates import per_second
 
 if TYPE_CHECKING:
@@ -31,12 +30,9 @@ UNREAD_SETTINGS = (
     "broker_transport_options",
     "task_remote_tracebacks",
     "task_repr_maxlevels",
-    "task_send_sent_event",
     "worker_cancel_long_running_tasks_on_connection_loss",
     "worker_direct",
     "worker_enable_soft_shutdown_on_idle",
-    "worker_pool_restarts",
-    "worker_send_task_events",
     "worker_state_db",
 )
 """Celery's names that load, so that its configurations do, and that nothing here acts on yet."""
@@ -51,7 +47,7 @@ def build(app: App, *, queues: tuple[str, ...], exclude: tuple[str, ...]) -> Man
         settings={
             name: _plain(value) for name, value in app.conf.table(with_defaults=True, censored=False).items()
         },
-        queues=(*(_queue(queue, app.conf) for queue in chosen), _internal(app.conf)),
+        queues=(*(consumed(queue, app.conf) for queue in chosen), _internal(app.conf)),
         tasks=tasks,
         results=app.backend.url,
         hooks=_hooks(app),
@@ -109,20 +105,9 @@ def _without_effect(app: App) -> Iterator[str]:
             yield f"setting {name} has no effect in this version; leave it out until it has"
 
 
-def _queue(queue: Queue, conf: Config) -> WorkerQueue:
-    return WorkerQueue(
-        name=queue.name,
-        declare=tuple(declaration(queue, conf)),
-        exchange=queue.exchange.name if queue.exchange is not None else "",
-        exchange_type=queue.exchange.type if queue.exchange is not None else "direct",
-        routing_key=queue.routing_key or "",
-        consumer_arguments=dict(queue.consumer_arguments or {}),
-    )
-
-
 def _internal(conf: Config) -> WorkerQueue:
     """What every worker consumes, whatever `-Q` and `-X` say: chords are joined there."""
-    return replace(_queue(internal_queue(conf), conf), internal=True)
+    return replace(consumed(internal_queue(conf), conf), internal=True)
 
 
 def options_of(task: Task[..., Any], conf: Config) -> TaskOptions:

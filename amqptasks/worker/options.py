@@ -42,6 +42,9 @@ class WorkerOptions:
     """Seconds."""
     soft_time_limit: float | None = None
     """Seconds."""
+    task_events: bool | None = None
+    heartbeats: bool = True
+    """Send an event every two seconds that says that the worker is there."""
     purge: bool = False
     """Empty the queues before consuming."""
 
@@ -69,6 +72,7 @@ class WorkerOptions:
             "worker_max_memory_per_child": self.max_memory_per_child,
             "task_time_limit": self.time_limit,
             "task_soft_time_limit": self.soft_time_limit,
+            "worker_send_task_events": self.task_events,
         }
         given = {name: value for name, value in said.items() if value is not None}
         if self.concurrency == 0:

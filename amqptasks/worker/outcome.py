@@ -61,6 +61,8 @@ class Run:
     detail: str = ""
     soft: float | None = None
     hard: float | None = None
+    watch: bool = False
+    """Tell what becomes of it as an event too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,12 @@ class Prefetch:
             return self.slots * self.multiplier
         return self.slots * 2 if self.slots < MOST else self.slots
 
+    def resize(self, slots: int) -> bool:
+        """There are so many slots now; True when `value` has changed with them."""
+        before, self.slots = self.value, slots
+        self.value = self.initial() if self.multiplier is not None else max(before, slots)
+        return self.value != before
+
     def observe(
         self, *, finished: int, interval: float, full: bool, longest_running: float, early: int = 0
     ) -> int:

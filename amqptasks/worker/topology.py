@@ -13,8 +13,24 @@ from amqptasks import delay
 from amqptasks.amqp import Binding, Entity, Exchange
 from amqptasks.errors import AccessRefused, NotFound, TopologyMismatch, TransportError
 from amqptasks.transport.base import Link
+from amqptasks.worker.outcome import WorkerQueue
 
 logger = logging.getLogger(__name__)
+
+
+async def declared(link: Link, queue: WorkerQueue, told: set[str]) -> bool:
+    """Declare a queue and what belongs to it; False for the workers' own, where it is not there and may not be made.
+
+    All but joining chords works without that one.
+    """
+    try:
+        await declare(link, queue.declare, told)
+    except (AccessRefused, NotFound) as error:
+        if not queue.internal:
+            raise
+        _tell_once(told, f"{error}; this worker joins no chords until an administrator makes {queue.name}")
+        return False
+    return True
 
 
 async def declare(link: Link, entities: Sequence[Entity], told: set[str]) -> None:

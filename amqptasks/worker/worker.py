@@ -15,12 +15,15 @@ from collections.abc import AsyncIterator, Callable
 from typing import Literal, TextIO
 
 from amqptasks.errors import NotRegistered
+from amqptasks.pidbox import Clock
 from amqptasks.transport.base import Connect
 from amqptasks.transport.opening import configured
 from amqptasks.transport.publisher import Publisher
 from amqptasks.worker import banner, stacks
+from amqptasks.worker.commands import Remote
 from amqptasks.worker.consumer import Consumers, Retrying
 from amqptasks.worker.dispatch import Dispatch
+from amqptasks.worker.eventing import Events
 from amqptasks.worker.logging import LogSetup, install
 from amqptasks.worker.options import WorkerOptions
 from amqptasks.worker.outcome import LoadSpec, Manifest
@@ -31,6 +34,7 @@ from amqptasks.worker.pools.opening import open_pool
 from amqptasks.worker.prefetch import Prefetch
 from amqptasks.worker.rates import per_second
 from amqptasks.worker.shutdown import Phase, Shutdown
+from amqptasks.worker.station import Station
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +114,7 @@ class Worker:
         """Consume; the body gets the task that keeps it so, and watches the connection until the last ack."""
         self._patience = Patience.of(manifest)
         self.consumers = self._make_consumers(manifest)
+        self._remote = Remote(self._station(manifest))
         consuming = asyncio.create_task(self._consume())
         try:
             yield consuming
@@ -117,12 +122,14 @@ class Worker:
             consuming.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await consuming
+            self._remote.close()
             await self.consumers.close()
 
     async def _consume(self) -> None:
         # Consuming comes first: its errors at start are the ones to show, and publishing waits with its own patience.
         await self.consumers.open()
         await self.publisher.start()
+        self.events.go_online(heartbeats=self.options.heartbeats)
         if self.options.purge:
             logger.warning("purged %d messages", await self.consumers.purge())
         self._say_ready()
@@ -168,6 +175,7 @@ class Worker:
         colder.cancel()
         finishing.cancel()
         await self.pool.stop(manifest.settings["worker_proc_alive_timeout"])
+        self.events.go_offline()
         await self.publisher.drain(LAST_CONFIRMS)
         return code
 
@@ -202,6 +210,26 @@ class Worker:
                 most=settings["broker_connection_max_retries"],
             ),
             patience=self._patience,
+            # It is made of these consumers, so it comes after them.
+            prepare=lambda link: self._remote.prepare(link),  # noqa: PLW0108
+        )
+
+    def _station(self, manifest: Manifest) -> Station:
+        node, settings, clock = self.options.node, manifest.settings, Clock()
+        self.events = Events(node, settings, self.publisher, self.dispatch, clock)
+        if settings["worker_send_task_events"]:
+            self.events.enable()
+        return Station(
+            node=node,
+            manifest=manifest,
+            pool=self.pool,
+            dispatch=self.dispatch,
+            consumers=self.consumers,
+            publisher=self.publisher,
+            shutdown=self.shutdown,
+            events=self.events,
+            clock=clock,
+            rate_limit=self.rate_limit,
         )
 
     def _opener(self, manifest: Manifest, role: Literal["read", "write"]) -> Connect:
@@ -226,12 +254,17 @@ class Worker:
         stacks.dump(self.pool, self.dispatch, asyncio.get_running_loop().time(), sys.stderr)
 
 
-def run_worker(options: WorkerOptions) -> int:
+def run_worker(
+    options: WorkerOptions, beside: contextlib.AbstractContextManager[object] | None = None
+) -> int:
     """Run a worker in this process until it is told to stop; return its exit code. Blocks.
+
+    `beside` is entered meanwhile; it is left before the worker starts again.
 
     Raises AppNotFound, AppImportFailed, ImproperlyConfigured, DuplicateNode, PoolFailed and the transport errors.
     """
-    code, again = asyncio.run(_work(options))
+    with beside or contextlib.nullcontext():
+        code, again = asyncio.run(_work(options))
     if again:
         # SIGHUP: the same command anew, so that new code and settings count in parent and children alike.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 (no shell)

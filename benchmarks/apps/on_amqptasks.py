@@ -23,6 +23,18 @@ def noop() -> None:
     mark()
 
 
+@app.task(name="bench.plus")
+def plus(one: int, other: int) -> int:
+    mark()
+    return one + other
+
+
+@app.task(name="bench.total")
+def total(values: list[int]) -> int:
+    mark()
+    return sum(values)
+
+
 @app.task(name="bench.short")
 def short(sent: float) -> None:
     record(time.monotonic() - sent)

@@ -8,7 +8,7 @@ from mode import Mode
 from slots import mark, record
 
 mode = Mode.from_environment()
-app = Celery("bench", broker=mode.broker, backend="rpc://" if mode.results else None)
+app = Celery("bench", broker=mode.broker, backend=mode.store or ("rpc://" if mode.results else None))
 app.conf.task_default_queue = mode.queue
 app.conf.worker_cancel_long_running_tasks_on_connection_loss = False
 app.conf.broker_connection_retry_on_startup = True
@@ -23,6 +23,18 @@ if mode.confirmed:
 @app.task(name="bench.noop")
 def noop() -> None:
     mark()
+
+
+@app.task(name="bench.plus")
+def plus(one: int, other: int) -> int:
+    mark()
+    return one + other
+
+
+@app.task(name="bench.total")
+def total(values: list[int]) -> int:
+    mark()
+    return sum(values)
 
 
 @app.task(name="bench.short")

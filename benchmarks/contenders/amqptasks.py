@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -71,6 +72,38 @@ class Amqptasks:
         from amqptasks import group
 
         group([noop.s() for _ in range(count)]).apply_async().get(timeout=120)
+
+    def client_gather(self, count: int) -> None:
+        from apps.on_amqptasks import app, noop
+
+        async def gather() -> None:
+            async with app:
+                results = await asyncio.gather(*[noop.adelay() for _ in range(count)])
+                await asyncio.gather(*[result.aget(timeout=120) for result in results])
+
+        asyncio.run(gather())
+
+    def client_chain(self) -> Callable[[int], Callable[[], int]]:
+        from apps.on_amqptasks import plus
+
+        from amqptasks import chain
+
+        def start(steps: int) -> Callable[[], int]:
+            result = chain(plus.s(0, 1), *(plus.s(1) for _ in range(steps - 1))).apply_async()
+            return lambda: result.get(timeout=120)
+
+        return start
+
+    def client_chord(self) -> Callable[[int], Callable[[], int]]:
+        from apps.on_amqptasks import plus, total
+
+        from amqptasks import chord
+
+        def start(members: int) -> Callable[[], int]:
+            result = chord([plus.s(0, 1) for _ in range(members)], total.s()).apply_async()
+            return lambda: result.get(timeout=500)
+
+        return start
 
     def client_together(self) -> Callable[[], AbstractContextManager[object]]:
         from apps.on_amqptasks import app

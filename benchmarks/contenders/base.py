@@ -71,6 +71,15 @@ class Contender(Protocol):
     def client_group(self, count: int) -> None:
         """Run a group of no-ops and wait for all results."""
 
+    def client_gather(self, count: int) -> None:
+        """Call no-ops from as many coroutines, and wait for all results."""
+
+    def client_chain(self) -> Callable[[int], Callable[[], int]]:
+        """What starts a chain of so many steps that add one, beginning at none, and returns what waits for its end."""
+
+    def client_chord(self) -> Callable[[int], Callable[[], int]]:
+        """What starts a chord of so many ones and returns what waits for their sum."""
+
     def client_together(self) -> Callable[[], AbstractContextManager[object]]:
         """A block whose publishes are waited for together, where it has batches."""
 

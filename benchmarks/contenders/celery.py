@@ -75,6 +75,33 @@ class Celery:
 
         group([noop.s() for _ in range(count)]).apply_async().get(timeout=120)
 
+    def client_gather(self, count: int) -> None:
+        from apps.on_celery import noop
+        from celery.result import ResultSet
+
+        # It has no asyncio client, and its results come to the thread that called: one after the other, then all.
+        ResultSet([noop.delay() for _ in range(count)]).get(timeout=120)
+
+    def client_chain(self) -> Callable[[int], Callable[[], int]]:
+        from apps.on_celery import plus
+        from celery import chain
+
+        def start(steps: int) -> Callable[[], int]:
+            result = chain(plus.s(0, 1), *(plus.s(1) for _ in range(steps - 1))).apply_async()
+            return lambda: result.get(timeout=120)
+
+        return start
+
+    def client_chord(self) -> Callable[[int], Callable[[], int]]:
+        from apps.on_celery import plus, total
+        from celery import chord
+
+        def start(members: int) -> Callable[[], int]:
+            result = chord([plus.s(0, 1) for _ in range(members)], total.s()).apply_async()
+            return lambda: result.get(timeout=500)
+
+        return start
+
     def client_together(self) -> Callable[[], AbstractContextManager[object]]:
         return nullcontext
 

@@ -64,6 +64,15 @@ class Dramatiq:
     def client_group(self, count: int) -> None:
         raise NotImplementedError("Dramatiq has no results over RabbitMQ")
 
+    def client_gather(self, count: int) -> None:
+        raise NotImplementedError("Dramatiq has no results over RabbitMQ")
+
+    def client_chain(self) -> Callable[[int], Callable[[], int]]:
+        raise NotImplementedError("Dramatiq has no results over RabbitMQ")
+
+    def client_chord(self) -> Callable[[int], Callable[[], int]]:
+        raise NotImplementedError("Dramatiq has no results over RabbitMQ")
+
     def client_together(self) -> Callable[[], AbstractContextManager[object]]:
         return nullcontext
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from amqptasks import App, GroupResult, chain, chord, group, states
+from amqptasks import App, GroupResult, chain, chord, group, protocol, states
 from amqptasks.amqp import Delivery, Queue
 from amqptasks.canvas import joining, parts
 from amqptasks.canvas.shaping import shaped
+from amqptasks.config import Config
 from amqptasks.errors import ChordError, Ignore, NotFound, TaskRevoked, TooLarge
 from amqptasks.testing import running_worker
 from amqptasks.transport import codec
@@ -78,6 +79,15 @@ def test_the_body_lies_in_the_chord_s_queue_and_in_no_member(app: App, add: Any,
     assert plan is not None
     assert json.loads(plan.body)["plan"]["size"] == 2
     assert b"MARK" in plan.body
+
+
+def test_the_plan_is_there_before_any_member(app: App, add: Any, total: Any) -> None:
+    """A plan that came after the last part would be counted by nobody."""
+    with app.batch():
+        result = chord([add.s(1), add.s(2)], total.s()).apply_async()
+
+        assert lying(app, queue_of(result)) == 1
+        assert app.connection.get("amqptasks") is None
 
 
 def test_each_member_leaves_its_part_and_the_last_count_fires(
@@ -171,6 +181,9 @@ def test_one_join_at_a_time(app: App, add: Any, total: Any, work: Work) -> None:
 
     with pytest.raises(joining.Busy):
         joining._drain(app, queue, 2)
+    # Nothing is ready now; that is no reason to think that parts are missing.
+    with pytest.raises(joining.Busy):
+        joining.unlock(app, result.parent.id, 1)
 
     joining._release(app, held)
     work.all()
@@ -448,3 +461,88 @@ def test_what_replaces_a_task_is_no_double_of_it(app: App, add: Any) -> None:
         result = chord([falls.s(2)], falls.s(0).set(immutable=True)).apply_async()
         assert result.get(timeout=10) == "down"
         assert (falls.s(3) | add.s("!")).apply_async().get(timeout=10) == "down!"
+
+
+# --- beside Celery --------------------------------------------------------------------------------------------
+
+
+def taken(app: App) -> protocol.TaskMessage:
+    delivery = app.connection.get("amqptasks")
+    assert delivery is not None
+    return protocol.decode(codec.unpack(delivery), accept=frozenset({"application/json"}), limit=1 << 20)
+
+
+def test_a_chord_in_a_chain_travels_as_a_call_that_any_worker_can_send(
+    app: App, add: Any, total: Any, work: Work
+) -> None:
+    result = (add.s(1) | chord([add.s(1), add.s(2)], total.s())).apply_async()
+    *_, step = taken(app).chain or ()
+
+    app.signature(step).apply_async((10,))
+    work.all()
+
+    assert (step["task"], step["subtask_type"]) == ("amqptasks.chord", None)
+    assert step["options"]["routing_key"] == "amqptasks.internal"
+    assert (step["options"]["task_id"], step["options"]["reply_to"]) == (result.id, app.backend.reply_to())
+    assert result.get(timeout=1) == 23
+
+
+def test_a_worker_that_knows_no_chords_leaves_its_parts_by_its_callbacks(
+    app: App, add: Any, total: Any, work: Work
+) -> None:
+    """What Celery's workers do: callbacks with the value, errbacks with the id."""
+    result = chord([add.s(1), add.s(2)], total.s()).apply_async()
+    for value in (10, 20):
+        member = taken(app)
+        (callback,) = member.callbacks or ()
+        app.signature(callback).apply_async((value,), parent_id=member.id)
+    work.all()
+
+    assert result.get(timeout=1) == 30
+
+
+def test_a_failure_told_by_an_errback_names_the_member(app: App, add: Any, total: Any, work: Work) -> None:
+    result = chord([add.s(1)], total.s()).apply_async()
+    member = taken(app)
+    (errback,) = member.errbacks or ()
+    app.signature(errback).apply_async((member.id,))
+    work.all()
+
+    with pytest.raises(ChordError, match=f"Dependency {member.id} raised"):
+        result.get(timeout=1)
+
+
+@pytest.mark.parametrize("as_group", [False, True])
+def test_a_header_is_a_list_or_a_group(app: App, add: Any, total: Any, work: Work, as_group: bool) -> None:
+    header: Any = [dict(add.s(1)), dict(add.s(2))]
+    if as_group:
+        header = json.loads(json.dumps(group(header)))
+    stored = {
+        "task": "celery.chord",
+        "args": [],
+        "kwargs": {"kwargs": {}, "header": header, "body": dict(total.s())},
+        "options": {},
+        "subtask_type": "chord",
+        "immutable": False,
+    }
+
+    result = app.signature(stored).apply_async()
+    work.all()
+
+    assert result.get(timeout=1) == 3
+
+
+def test_apps_of_one_virtual_host_have_workers_of_their_own() -> None:
+    one, other = Config({}), Config({"task_default_queue": "billing"})
+
+    assert parts.internal_key(one) == "amqptasks.internal"
+    assert parts.internal_key(other) == "amqptasks.internal.billing"
+
+
+def test_chunks_run_in_one_call(app: App, add: Any, work: Work) -> None:
+    """A signature of Celery's kind, sent by its name."""
+    called = {"task": dict(add.s()), "it": [(1, 1), (2, 2), (3, 3)], "n": 2}
+    result = app.send_task("amqptasks.chunks", (), called)
+    work.all()
+
+    assert result.get(timeout=1) == [[2, 4], [6]]

@@ -480,6 +480,18 @@ def test_callbacks_errbacks_and_stamps_go_to_the_replacement(app: App, add: Any,
     assert seen == [(7, {"tenant": "t"}), (0, {"tenant": "t"})]
 
 
+def test_a_replacement_leaves_with_the_outcome_of_what_it_replaces(app: App, add: Any, work: Work) -> None:
+    """So a crash loses neither, and doubles neither."""
+    task = replacing(app, lambda value: group(add.s(value), add.s(value)))
+    task.delay(1)
+
+    work(1)
+
+    (outcome,) = work.outcomes
+    assert [parcel.routing_key for parcel in outcome.publish] == ["amqptasks"] * 2
+    assert outcome.state == "IGNORED"
+
+
 def test_an_empty_chain_replaces_nothing(app: App, work: Work) -> None:
     result = replacing(app, lambda value: chain()).delay(1)
     work.all()

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from amqptasks import App
+from amqptasks import App, chord
 from amqptasks.canvas.shaping import shaped
 from amqptasks.testing import RunningWorker, running_worker
 from amqptasks.waiting import home
-from tests.support.canvases import Tree, built, expected, register, seen, trees
+from tests.support.canvases import Failure, Tree, built, collected, expected, flat, register, seen, trees
 
 LONGEST = 10.0
 """Seconds that a canvas may take before it counts as stalled."""
@@ -30,7 +31,19 @@ def app() -> Iterator[App]:
 
 
 @pytest.fixture(scope="module")
-def worker(app: App) -> Iterator[RunningWorker]:
+def errors(app: App) -> list[str]:
+    """The ids that the errback `tree.note` was called with."""
+    noted: list[str] = []
+
+    @app.task(name="tree.note")
+    def note(request: Any, exc: Any, traceback: Any) -> None:
+        noted.append(request.id)
+
+    return noted
+
+
+@pytest.fixture(scope="module")
+def worker(app: App, errors: list[str]) -> Iterator[RunningWorker]:
     with running_worker(app) as running:
         yield running
 
@@ -75,3 +88,23 @@ def test_shaping_changes_nothing_of_what_it_is_given(app: App, tree: Tree) -> No
     shaped(sig)
 
     assert (repr(sig), dict(sig)) == before
+
+
+@QUICK
+@given(members=st.lists(trees(3, failing=True), min_size=1, max_size=3))
+def test_a_header_s_states_and_the_body_s_errbacks_are_as_specified(
+    app: App, worker: RunningWorker, errors: list[str], members: list[Tree]
+) -> None:
+    """The members' own outcomes, whatever becomes of the body; one call of its errback, if one failed."""
+    errors.clear()
+    body = app.tasks["tree.hash"].s().on_error(app.tasks["tree.note"].s())
+
+    result = chord([built(app, member) for member in members], body).apply_async()
+    value = seen(result.get(timeout=LONGEST, propagate=False))
+    worker.wait_until_idle()
+
+    states = [collected(member) for member in flat(members)]
+    failed = any(isinstance(state, Failure) for state in states)
+    assert seen(result.parent.get(timeout=LONGEST, propagate=False)) == states
+    assert isinstance(value, Failure) == failed
+    assert errors == [result.id] * failed

@@ -120,7 +120,7 @@ def outcome_of(tree: Tree, given: tuple[Any, ...] = ()) -> Any:
         case ("group", members):
             return Side(_members(members, given))
         case ("chord", members, body):
-            joined = _joined([_collected(member, given) for member in _flat(members)])
+            joined = _joined([collected(member, given) for member in flat(members)])
             return _filled(body, joined) if isinstance(joined, Failure) else outcome_of(body, (joined,))
     name, args, immutable = tree
     called = args if immutable else (*given, *args)
@@ -141,19 +141,20 @@ def _chain(members: Sequence[Tree], given: tuple[Any, ...]) -> Any:
     return outcome_of(last, given)
 
 
-def _flat(members: Sequence[Tree]) -> list[Tree]:
+def flat(members: Sequence[Tree]) -> list[Tree]:
     """Groups in a group are its members."""
-    flat: list[Tree] = []
+    found: list[Tree] = []
     for member in members:
-        flat.extend(_flat(member[1]) if member[0] == "group" else [member])
-    return flat
+        found.extend(flat(member[1]) if member[0] == "group" else [member])
+    return found
 
 
 def _members(members: Sequence[Tree], given: tuple[Any, ...]) -> list[Any]:
-    return [outcome_of(member, given) for member in _flat(members)]
+    return [outcome_of(member, given) for member in flat(members)]
 
 
-def _collected(member: Tree, given: tuple[Any, ...]) -> Any:
+def collected(member: Tree, given: tuple[Any, ...] = ()) -> Any:
+    """Return what a member of a header gives its body: one value, or the failure."""
     return _collapsed(outcome_of(member, given))
 
 
@@ -179,7 +180,7 @@ def _filled(tree: Tree, failure: Failure) -> Any:
         case ("chain", members):
             return _filled(members[-1], failure)
         case ("group", members):
-            return Unrun((_filled(member, failure) for member in _flat(members)), failure)
+            return Unrun((_filled(member, failure) for member in flat(members)), failure)
         case ("chord", _, body):
             return _filled(body, failure)
     return failure

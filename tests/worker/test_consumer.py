@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from amqptasks.amqp import Delivery
@@ -55,18 +56,15 @@ class FakeLink:
 class FakeDispatch:
     def __init__(self) -> None:
         self.voided: list[str] = []
+        self.flights: dict[int, Any] = {}
+        self.pool = SimpleNamespace(running={})
+        self.holding = SimpleNamespace(due=())
 
     def receive(self, lane: Any, delivery: Delivery) -> None:
         raise AssertionError("nothing is delivered here")
 
     def void(self, lane: Any) -> None:
         self.voided.append(lane.queue.name)
-
-    def longest_running(self, lane: Any) -> float:
-        return 0.0
-
-    def early(self, lane: Any) -> int:
-        return 0
 
 
 def consumers(links: list[FakeLink], dispatch: FakeDispatch) -> Consumers:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from amqptasks.amqp import Parcel
-from amqptasks.errors import ConnectionLost, TransportError
+from amqptasks.errors import ConnectionLost, Nacked, TransportError
 from amqptasks.transport.base import Done
 from amqptasks.worker.counting import Counting
 
@@ -64,9 +64,52 @@ def test_one_count_stands_for_those_of_its_chord() -> None:
 
 
 def test_what_is_no_count_leaves_at_once_and_before() -> None:
-    published, _ = after_a_moment(count("a.1"), Parcel("", "q", b"", b"", "part", "drop"))
+    published, _ = after_a_moment(count("a.1"), Parcel("", "q", b"", b"", "result", "drop"))
 
-    assert published == ["part", "|", "a.1"]
+    assert published == ["result", "|", "a.1"]
+
+
+def part(message_id: str, chord: str = "a") -> Parcel:
+    return Parcel("", f"amqptasks.chord.{chord}", b"", b"", message_id, "drop")
+
+
+def test_a_count_waits_for_the_confirm_of_its_part() -> None:
+    """Else a broker that dies between the two has counted, and forgotten what was counted."""
+
+    async def scenario() -> None:
+        publisher = Recording()
+        counting = Counting(publisher)  # type: ignore[arg-type]
+        heard: list[Any] = []
+        counting.post(part("p1"), heard.append)
+        counting.post(count("a.1"), heard.append)
+        counting.post(part("p2", "b"), heard.append)
+        counting.post(count("b.1"), heard.append)
+        _, confirm_second = publisher.posted[1]
+        confirm_second(None)
+        await publisher.until(3)
+        assert publisher.ids == ["p1", "p2", "b.1"]
+        _, confirm_first = publisher.posted[0]
+        confirm_first(None)
+        await publisher.until(4)
+        assert publisher.ids == ["p1", "p2", "b.1", "a.1"]
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+def test_a_part_that_was_nacked_is_counted_once_it_is_there() -> None:
+    async def scenario() -> None:
+        publisher = Recording()
+        counting = Counting(publisher)  # type: ignore[arg-type]
+        counting.post(part("p1"), lambda error: None)
+        counting.post(count("a.1"), lambda error: None)
+        publisher.posted[0][1](Nacked("full"))
+        counting.post(part("p1"), lambda error: None)
+        assert publisher.ids == ["p1", "p1"]
+        publisher.posted[1][1](None)
+        await publisher.until(3)
+        assert publisher.ids == ["p1", "p1", "a.1"]
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
 
 
 def test_all_hear_of_a_refusal() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from functools import partial
+from types import SimpleNamespace
 
 from amqptasks import protocol
 from amqptasks.amqp import Address, Delivery, Queue
@@ -79,15 +80,14 @@ class Held:
 
     def __init__(self):
         self.deliveries = []
+        self.flights, self.pool = {}, SimpleNamespace(running={})
+        self.holding = SimpleNamespace(due=())
 
     def receive(self, lane, delivery):
         self.deliveries.append((lane.queue.name, delivery))
 
     def void(self, lane):
         """Nothing is settled, so nothing is void."""
-
-    def longest_running(self, lane):
-        return 0.0
 
 
 @on_loop

@@ -1,0 +1,66 @@
+"""Revocations as they are kept on the broker: a stream that every worker reads from its start. Pure values.
+
+A record names ids and stamps, and when they were revoked; a mark names nothing, and tells a reader where the stream's
+end was.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from amqptasks.amqp import PERSISTENT, Address, Envelope, Properties, Queue
+from amqptasks.errors import InvalidMessage
+
+NAME = "amqptasks.revokes"
+SEGMENT = 1_000_000
+"""Bytes; what is too old goes by whole segments."""
+MOST = 100_000_000
+"""Bytes that the stream may take on the broker's disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """`since` is seconds since the epoch. `mark` is empty unless this is one."""
+
+    ids: tuple[str, ...] = ()
+    stamps: Mapping[str, Any] = field(default_factory=dict)
+    since: float = 0.0
+    mark: str = ""
+
+
+def stream(retention: float) -> Queue:
+    """Return the stream, which keeps records for `retention` seconds."""
+    return Queue(
+        NAME,
+        arguments={
+            "x-queue-type": "stream",
+            "x-max-age": f"{max(1, round(retention))}s",
+            "x-max-length-bytes": MOST,
+            "x-stream-max-segment-size-bytes": SEGMENT,
+        },
+    )
+
+
+def record(ids: Iterable[str] = (), stamps: Mapping[str, Any] | None = None, mark: str = "") -> Envelope:
+    """Return the message that revokes these as of now."""
+    body = {"ids": list(ids), "stamps": dict(stamps or {}), "since": time.time(), "mark": mark}
+    properties = Properties(content_type="application/json", delivery_mode=PERSISTENT)
+    return Envelope(Address("", NAME), json.dumps(body, default=str).encode(), properties, "drop")
+
+
+def read(body: bytes) -> Record:
+    """Raises InvalidMessage."""
+    try:
+        said = json.loads(body)
+        return Record(
+            ids=tuple(map(str, said.get("ids", ()))),
+            stamps=dict(said.get("stamps", {})),
+            since=float(said.get("since", 0.0)),
+            mark=str(said.get("mark", "")),
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InvalidMessage(f"a record of {NAME} cannot be read: {error}") from error

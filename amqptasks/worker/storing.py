@@ -1,0 +1,59 @@
+"""What becomes of a state that a store does not take: it waits, or is said to be lost; never neither.
+
+A store's write is done before the outcome is reported, so before the message is acknowledged. While the store is down,
+the final state of a late-acknowledged task waits for it, its message unacknowledged; that of any other is logged as
+lost, since nothing would run the task again. Knows backends; knows nothing of pools or brokers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from amqptasks.amqp import Envelope
+from amqptasks.backends.base import Backend, Meta
+from amqptasks.errors import SoftTimeLimitExceeded, StoreUnavailable
+from amqptasks.worker.awaiting import leave
+
+logger = logging.getLogger(__name__)
+
+PAUSE = 1.0
+"""Seconds between attempts, on top of those in which the backend itself tried."""
+
+
+def store(backend: Backend, meta: Meta, *, late: bool) -> list[Envelope]:
+    """Store a state, or return the message that carries it. Blocks as long as a store is down, if `late`.
+
+    In a running loop a store's write is left to a thread, which the run waits for. Raises what makes it impossible:
+    EncodeError, TooLarge.
+    """
+    envelopes: list[Envelope] = []
+    if not backend.stores:
+        backend.store(meta, envelopes.append)
+        return envelopes
+    write = backend.prepare(meta, envelopes.append)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        _write(write, meta, late)
+    else:
+        leave(asyncio.to_thread(_write, write, meta, late))
+    return envelopes
+
+
+def _write(write: Callable[[], None], meta: Meta, late: bool) -> None:
+    while True:
+        try:
+            return write()
+        except SoftTimeLimitExceeded:
+            continue  # the task has ended; its limit has nothing to say any more
+        except StoreUnavailable as error:
+            if not (meta.ready and late):
+                what = "is LOST" if meta.ready else "is not recorded"
+                logger.error("the state %s of task [%s] %s: %s", meta.status, meta.task_id, what, error)
+                return None
+            text = "the state %s of task [%s] waits, its message unacknowledged: %s"
+            logger.error(text, meta.status, meta.task_id, error)
+            time.sleep(PAUSE)

@@ -1,0 +1,35 @@
+"""Tasks for remote control and events. `held` runs until the file that it is given exists."""
+
+import os
+import time
+from pathlib import Path
+
+from amqptasks import App
+
+app = App("control")
+
+
+@app.task
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@app.task
+def fail(why: str) -> None:
+    raise ValueError(why)
+
+
+@app.task(acks_late=True)
+def note(path: str, text: str) -> None:
+    """One write, so that lines of several processes do not mix."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, f"{text}\n".encode())
+    os.close(descriptor)
+
+
+@app.task
+def held(path: str) -> str:
+    until = time.monotonic() + 60
+    while not Path(path).exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    return "let go"
