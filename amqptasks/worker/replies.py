@@ -1,7 +1,7 @@
 """Results on their way to the same client, sent together: one message and one confirm for several of them.
 
-Only what is ready in the same turn of the loop is put together, so nobody waits for it; and only for reply queues of
-our own clients (`wire.REPLIES`), which take the bundle apart. Everybody else gets each result by itself, as on
+Only what is ready in the same turn of the loop is put together, so nobody waits for it; where results keep coming they
+are gathered for a millisecond. And only for reply queues of our own clients (`wire.REPLIES`), which take the bundle apart. Everybody else gets each result by itself, as on
 Celery's wire. Knows parcels; decodes none of them. Used from the loop's thread only.
 """
 
@@ -19,6 +19,12 @@ from amqptasks.transport.publisher import Publisher
 LARGEST = 16 * 1024
 """Bytes from which a result travels alone."""
 
+BUSY = 4
+"""Results in one turn from which more are to be expected at once."""
+
+PATIENCE = 0.001
+"""Seconds that results are gathered then."""
+
 FULL = 128 * 1024
 """Bytes of a bundle at most."""
 
@@ -32,6 +38,7 @@ class Replies:
         self._persistent = persistent
         self._full = min(FULL, limit)
         self._loop = asyncio.get_running_loop()
+        self._busy = False
         self._gathered: dict[str, list[tuple[Parcel, Done]]] = {}
         self._sizes: dict[str, int] = {}
 
@@ -42,7 +49,10 @@ class Replies:
             return
         queue = parcel.routing_key
         if not self._gathered:
-            self._loop.call_soon(self._flush)
+            if self._busy:
+                self._loop.call_later(PATIENCE, self._flush)
+            else:
+                self._loop.call_soon(self._flush)
         size = parcel.size + wire.RECORD
         if self._sizes.get(queue, 0) + size > self._full:
             self._send(queue, self._gathered.pop(queue, []))
@@ -52,6 +62,7 @@ class Replies:
 
     def _flush(self) -> None:
         gathered, self._gathered, self._sizes = self._gathered, {}, {}
+        self._busy = sum(map(len, gathered.values())) >= BUSY
         for queue, results in gathered.items():
             self._send(queue, results)
         self._publisher.flush()
