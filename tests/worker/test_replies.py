@@ -12,7 +12,8 @@ from amqptasks.backends import wire
 from amqptasks.errors import ConnectionLost, InvalidMessage, TransportError
 from amqptasks.transport import codec
 from amqptasks.transport.base import Done
-from amqptasks.worker.replies import FULL, LARGEST, Replies
+from amqptasks.worker import replies as module
+from amqptasks.worker.replies import BUSY, FULL, LARGEST, Replies
 
 OURS = wire.REPLIES + "5b6f"
 
@@ -168,3 +169,41 @@ def test_a_torn_bundle_is_said_to_be_one(cut: int) -> None:
 
     with pytest.raises(InvalidMessage, match="ends too early"):
         list(wire.unbundled(torn))
+
+
+def test_after_many_in_one_turn_the_next_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 3600)
+    publisher = FakePublisher()
+
+    async def turns() -> None:
+        replies = Replies(publisher, persistent=False, limit=FULL)  # type: ignore[arg-type]
+        for _ in range(BUSY):
+            replies.post(result("first"), ignore)
+        await asyncio.sleep(0)
+        replies.post(result("next"), ignore)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    asyncio.run(turns())
+
+    assert [len(bodies(parcel)) for parcel, _ in publisher.posted] == [BUSY]
+
+
+def test_they_wait_for_a_moment_only_and_one_alone_is_calm_again() -> None:
+    publisher = FakePublisher()
+
+    async def turns() -> None:
+        replies = Replies(publisher, persistent=False, limit=FULL)  # type: ignore[arg-type]
+        for _ in range(BUSY):
+            replies.post(result("first"), ignore)
+        await asyncio.sleep(0)
+        replies.post(result("next"), ignore)
+        async with asyncio.timeout(10):
+            while len(publisher.posted) < 2:
+                await asyncio.sleep(0.001)
+        replies.post(result("calm"), ignore)
+        await asyncio.sleep(0)
+
+    asyncio.run(turns())
+
+    assert [bodies(parcel)[0] for parcel, _ in publisher.posted] == [b"first", b"next", b"calm"]
