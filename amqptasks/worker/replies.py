@@ -1,8 +1,9 @@
 """Results on their way to the same client, sent together: one message and one confirm for several of them.
 
 Only what is ready in the same turn of the loop is put together, so nobody waits for it; where results keep coming they
-are gathered for a millisecond. And only for reply queues of our own clients (`wire.REPLIES`), which take the bundle apart. Everybody else gets each result by itself, as on
-Celery's wire. Knows parcels; decodes none of them. Used from the loop's thread only.
+are gathered for a millisecond. And only for reply queues of our own clients (`wire.REPLIES`), which take the bundle
+apart: everybody else gets each result by itself, as on Celery's wire. Knows parcels; decodes none of them. Used from
+the loop's thread only.
 """
 
 from __future__ import annotations

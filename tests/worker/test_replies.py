@@ -21,12 +21,14 @@ OURS = wire.REPLIES + "5b6f"
 class FakePublisher:
     def __init__(self) -> None:
         self.posted: list[tuple[Parcel, Done]] = []
+        self.flushed = asyncio.Event()
 
     def post(self, parcel: Parcel, done: Done) -> None:
         self.posted.append((parcel, done))
 
     def flush(self) -> None:
         assert self.posted
+        self.flushed.set()
 
 
 def result(text: str | bytes, queue: str = OURS) -> Parcel:
@@ -197,10 +199,9 @@ def test_they_wait_for_a_moment_only_and_one_alone_is_calm_again() -> None:
         for _ in range(BUSY):
             replies.post(result("first"), ignore)
         await asyncio.sleep(0)
+        publisher.flushed.clear()
         replies.post(result("next"), ignore)
-        async with asyncio.timeout(10):
-            while len(publisher.posted) < 2:
-                await asyncio.sleep(0.001)
+        await asyncio.wait_for(publisher.flushed.wait(), 10)
         replies.post(result("calm"), ignore)
         await asyncio.sleep(0)
 
