@@ -16,7 +16,7 @@ from contenders.base import FOLDER, environment
 from mode import Mode
 from redis_server import RedisServer
 from slots import VARIABLE, Counter
-from workers import WorkerProcesses
+from workers import WorkerProcesses, cpu_of, listener
 
 
 class Bench:
@@ -29,6 +29,7 @@ class Bench:
         self._templates: dict[tuple[str, Mode], wire.Template] = {}
         self._prebuilt: dict[tuple[str, Mode, int], list[bytes]] = {}
         self._redis: RedisServer | None = None
+        self._broker = listener(pika.URLParameters(url).port)
 
     def close(self) -> None:
         if self._redis is not None:
@@ -46,6 +47,10 @@ class Bench:
             self._redis = RedisServer()
         self._redis.empty()
         return replace(mode, store=self._redis.url)
+
+    def broker_cpu(self) -> float | None:
+        """Seconds of the processor that RabbitMQ has used; None when it runs elsewhere."""
+        return None if self._broker is None else cpu_of(self._broker)
 
     # --- broker ------------------------------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ DRAIN = (
     RATE,
     Figure("cpu_parent", "processor, parent", "us a task"),
     Figure("cpu_children", "processor, children", "us a task"),
+    Figure("cpu_broker", "processor, RabbitMQ", "us a task"),
     Figure("memory_parent", "memory, parent", "MiB"),
     Figure("memory_children", "memory, children", "MiB"),
     Figure("memory", "memory, together", "MiB"),
@@ -71,12 +72,13 @@ def _drained(bench: Bench, contender: Contender, mode: Mode, count: int) -> Meas
     """Rate from the first task to the last; processor time from the first look that finds one, to the last."""
     with bench.worker(contender, mode) as worker:
         before, _, _ = worker.wait(lambda done: done > 0)
-        cpu = worker.cpu()
+        cpu, broker = worker.cpu(), bench.broker_cpu()
         done, first, last = worker.wait(lambda done: done >= count)
         parent, children = (after - was for after, was in zip(worker.cpu(), cpu, strict=True))
+        used = bench.broker_cpu()
         memory = worker.memory()
     each = 1e6 / max(1, done - before)
-    return {
+    measured = {
         "rate": (done - 1) / (last - first),
         "cpu_parent": parent * each,
         "cpu_children": children * each,
@@ -84,6 +86,9 @@ def _drained(bench: Bench, contender: Contender, mode: Mode, count: int) -> Meas
         "memory_children": memory[1],
         "memory": sum(memory),
     }
+    if broker is not None and used is not None:
+        measured["cpu_broker"] = (used - broker) * each
+    return measured
 
 
 def limit_read(bench: Bench, mode: Mode) -> Measured:

@@ -22,6 +22,8 @@ LOOK = 0.005
 """Seconds between two looks at the counter."""
 STILL = 30.0
 """Seconds without a task after which a worker counts as stuck."""
+LISTENING = "0A"
+"""The state of a listening socket in `/proc/net/tcp`."""
 
 
 class WorkerProcesses:
@@ -90,7 +92,7 @@ class WorkerProcesses:
 
     def cpu(self) -> tuple[float, float]:
         """Seconds of the processor that the parent and all children have used."""
-        used = [_cpu(pid) for pid in self.pids()]
+        used = [cpu_of(pid) for pid in self.pids()]
         return used[0], sum(used[1:])
 
     def memory(self) -> tuple[float, float]:
@@ -99,12 +101,29 @@ class WorkerProcesses:
         return used[0], sum(used[1:])
 
 
-def _cpu(pid: int) -> float:
+def cpu_of(pid: int) -> float:
+    """Seconds of the processor that one process has used."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def listener(port: int) -> int | None:
+    """The process on this machine that listens on a TCP port: the broker; None when it is elsewhere."""
+    inodes = set()
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                    inodes.add(f"socket:[{fields[9]}]")
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(descriptor) in inodes:
+                return int(descriptor.parts[2])
+    return None
 
 
 def _pss(pid: int) -> float:

@@ -218,13 +218,13 @@ class Slot:
         """A message that came over the socket, after all that was written before it."""
         if self._journal is None or message[0] & (wire.READY | wire.FAILED):
             return [message]
-        before = self._journal.read()
+        before = self.look()
         self._journal.passed()
         return [*before, message]
 
     @property
     def is_heard(self) -> bool:
-        """Whether nothing is to be expected of its journal soon: all that it holds has started long ago."""
+        """Whether nothing is to be expected of its journal: it has told the start of all that it holds."""
         return self._journal is None or len(self.held) == len(self.active)
 
     def _assemble(self, data: bytes) -> bytes | None:

@@ -1,6 +1,6 @@
-"""The datagrams between parent and child: a run one way, what became of it the other way. Bytes and values.
+"""The messages between parent and child: a run one way, what became of it the other way. Bytes and values.
 
-One message is one datagram. A message over `LIMIT` bytes is announced by its size and follows in pieces.
+On the socket one message is one datagram. A message over `LIMIT` bytes is announced by its size and follows in pieces.
 Nothing is pickled: header and body of a delivery are copied as they came from the broker.
 """
 
