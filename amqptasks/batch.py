@@ -18,7 +18,7 @@ from amqptasks.transport.tickets import Ticket
 SLAB = 100
 """Messages handed to the I/O thread at a time: it is woken once for all of them, and writes them at once."""
 
-Failed = tuple[Envelope | Parcel, AmqptasksError]
+Failed = tuple[Envelope, AmqptasksError]
 
 
 class Batch:
@@ -26,10 +26,12 @@ class Batch:
 
     answers = True
     """Whoever calls inside can be told of a mistake."""
+    packs = True
+    """What it takes may be encoded already."""
 
     def __init__(
         self,
-        submit: Callable[[Sequence[Envelope]], Ticket],
+        submit: Callable[[Sequence[Envelope | Parcel]], Ticket],
         again: Callable[[Sequence[Envelope | Parcel]], None],
         owner: object,
     ) -> None:
@@ -38,12 +40,12 @@ class Batch:
         """Messages called for so far."""
         self._submit = submit
         self._again = again
-        self._slab: list[Envelope] = []
+        self._slab: list[Envelope | Parcel] = []
         self._tickets: list[Ticket] = []
 
-    def add(self, envelope: Envelope) -> None:
+    def add(self, message: Envelope | Parcel) -> None:
         """Take a message; waits only while the connection's window is full."""
-        self._slab.append(envelope)
+        self._slab.append(message)
         self.published += 1
         if len(self._slab) >= SLAB:
             self.flush()
@@ -83,13 +85,16 @@ class Gathering(Batch):
     `answers`: whoever calls inside can be told of a mistake.
     """
 
+    packs = False
+
     def __init__(self, owner: object, *, answers: bool = False) -> None:
         super().__init__(_never, _never, owner)
         self.answers = answers
         self.envelopes: list[Envelope] = []
 
-    def add(self, envelope: Envelope) -> None:
-        self.envelopes.append(envelope)
+    def add(self, message: Envelope | Parcel) -> None:
+        assert isinstance(message, Envelope)  # parcels are for who publishes at once
+        self.envelopes.append(message)
 
     def flush(self) -> None:
         """Nothing leaves before the run's outcome does."""

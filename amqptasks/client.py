@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar, Unpack
 
-from amqptasks import batch, signals
+from amqptasks import batch
 from amqptasks.amqp import Entity, Envelope, Parcel
 from amqptasks.awaited import Awaited
 from amqptasks.composing import NOTHING, Call, compose
@@ -23,6 +23,8 @@ from amqptasks.options import SendOptions, check_names
 from amqptasks.resources import Resources, retry_policy
 from amqptasks.result import AsyncResult
 from amqptasks.routing import Route
+from amqptasks.signals import after_task_publish, before_task_publish
+from amqptasks.transport import codec, plain
 from amqptasks.transport.keeping import PERMANENT, RetryPolicy
 from amqptasks.waiting import flush
 
@@ -136,28 +138,47 @@ class Client(Awaited):
         envelope, ladder = call.encode()
         self._check_size(call, envelope)
         self._prepare(call, ladder)
-        return (_announced(envelope) if signals.before_task_publish.receivers else envelope), ladder
+        return (_announced(envelope) if before_task_publish.receivers else envelope), ladder
 
     def _dispatch(self, call: Call) -> None:
-        envelope, ladder = self._made(call)
         opened = batch.current.get()
-        if opened is not None and opened.owner is self:
-            opened.add(envelope)
-        else:
-            self._publish(call, envelope, ladder)
+        if opened is not None and opened.owner is not self:
+            opened = None
+        told = self.conf.task_send_sent_event or after_task_publish.receivers or before_task_publish.receivers
+        if not told and (opened is None or opened.packs):
+            parcel = plain.pack(call.message, call.address)
+            if parcel is not None:
+                self._check_size(call, parcel)
+                self._prepare(call, ())
+                self._leave(call, parcel, (), opened)
+                return
+        envelope, ladder = self._made(call)
+        self._leave(call, envelope, ladder, opened)
         if self.conf.task_send_sent_event:
             self.events.sent(envelope, call.queue)
-        if signals.after_task_publish.receivers:
-            signals.after_task_publish.send(sender=call.message.task, **_named(envelope))
+        if after_task_publish.receivers:
+            after_task_publish.send(sender=call.message.task, **_named(envelope))
 
-    def _check_size(self, call: Call, envelope: Envelope) -> None:
+    def _leave(
+        self,
+        call: Call,
+        message: Envelope | Parcel,
+        ladder: Sequence[Entity],
+        opened: batch.Batch | None,
+    ) -> None:
+        if opened is not None:
+            opened.add(message)
+        else:
+            self._publish(call, message, ladder)
+
+    def _check_size(self, call: Call, envelope: Envelope | Parcel) -> None:
         limit = self.conf.broker_max_message_size
         if len(envelope.body) > limit:
             raise TooLarge(
                 f"the message of {call.message.task} has {len(envelope.body)} bytes, over the limit of "
                 f"{limit} "
                 "(broker_max_message_size); store what is large elsewhere and send where it is",
-                [envelope],
+                [codec.opened(envelope) if isinstance(envelope, Parcel) else envelope],
             )
 
     def _prepare(self, call: Call, ladder: Sequence[Entity]) -> None:
@@ -188,7 +209,7 @@ class Client(Awaited):
         if not self.router.passive:
             self._declarations.entities(entities)
 
-    def _publish(self, call: Call, envelope: Envelope, ladder: Sequence[Entity]) -> None:
+    def _publish(self, call: Call, envelope: Envelope | Parcel, ladder: Sequence[Entity]) -> None:
         try:
             self.connection.publish([envelope], call.timeout)
         except (Unroutable, NotFound):
@@ -244,7 +265,7 @@ def _patiently(send: Callable[[], AsyncResult[Any]], policy: RetryPolicy) -> Asy
             last = policy.max_retries is not None and attempt >= policy.max_retries
             if last or isinstance(error, PERMANENT):
                 raise
-        time.sleep(pause)
+        time.sleep(pause)  # the pause between two tries that the caller's policy asks for
     raise AssertionError("delays() does not end")
 
 
@@ -260,7 +281,7 @@ def _named(envelope: Envelope) -> dict[str, Any]:
 def _announced(envelope: Envelope) -> Envelope:
     """Tell the receivers of `before_task_publish`, who may change the headers that they are given."""
     named = _named(envelope)
-    signals.before_task_publish.send(
+    before_task_publish.send(
         sender=named["headers"].get("task"),
         properties=envelope.properties,
         declare=[],

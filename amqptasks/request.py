@@ -10,15 +10,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextvars import Token
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any
 
+from amqptasks import protocol
 from amqptasks.amqp import Delivery, Envelope
 from amqptasks.errors import Retry
 from amqptasks.protocol import TaskMessage
 from amqptasks.result import AsyncResult
-from amqptasks.transport import codec
+from amqptasks.serialization import accept_set
+from amqptasks.transport import codec, plain
 from amqptasks.waiting import running
 
 
@@ -70,14 +72,23 @@ class Request:
     """Whether they are kept: the task's option."""
     custom: Any = None
     """The object of the task's own `Request` class for this call, in a worker, if it has one."""
-    message: TaskMessage | None = None
-    """What this request was made from; None when called directly."""
+    decoded: TaskMessage | None = None
+    """The message, once it was read as a whole: see `message`."""
     retried: Retry | None = None
     """What `retry()` arranged: `retried.call` is published with this run's outcome, raised or not."""
     replaced: Sequence[Envelope] | None = None
     """What `replace()` composed: it is published with this run's outcome."""
     max_retries: int | None = None
     """The `max_retries` that this run gave to `retry()`."""
+
+    @property
+    def message(self) -> TaskMessage | None:
+        """What this request was made from; None when called directly."""
+        if self.decoded is None and self.delivery is not None:
+            found = codec.unpack(self.delivery)
+            whole = protocol.decode(found, accept=accept_set(["json"]), limit=0)  # `plain` has accepted it
+            self.decoded = replace(whole, args=self.args, kwargs=self.kwargs)
+        return self.decoded
 
     @property
     def time_limit(self) -> float | None:
@@ -180,7 +191,50 @@ class Request:
             replaced_task_nesting=message.replaced_task_nesting,
             stamped_headers=message.stamped_headers,
             stamps=message.stamps,
-            message=message,
+            decoded=message,
+        )
+
+    @classmethod
+    def plain(cls, delivery: Delivery, *, hostname: str | None = None) -> Request | None:
+        """Return the request for a delivery that is a plain call in JSON, None for any other. See `transport.plain`."""
+        said = plain.read(delivery.header)
+        given = None if said is None else plain.arguments(delivery.body)
+        if said is None or given is None:
+            return None
+        (
+            task_id,
+            task,
+            retries,
+            root_id,
+            parent_id,
+            origin,
+            ignore_result,
+            priority,
+            correlation_id,
+            reply_to,
+        ) = said
+        return cls(
+            id=task_id,
+            task=task,
+            args=given[0],
+            kwargs=given[1],
+            retries=retries,
+            root_id=root_id,
+            parent_id=parent_id,
+            origin=origin,
+            correlation_id=correlation_id,
+            reply_to=reply_to,
+            delivery_info={
+                "exchange": delivery.exchange,
+                "routing_key": delivery.routing_key,
+                "priority": priority,
+                "redelivered": delivery.redelivered,
+                "queue": delivery.queue,
+            },
+            hostname=hostname,
+            called_directly=False,
+            ignore_result=ignore_result,
+            delivery=delivery,
         )
 
     def __repr__(self) -> str:

@@ -104,12 +104,9 @@ def publish_frames(exchange: str, key: str, properties: pika.BasicProperties, bo
 
 def template(channel: pika.adapters.blocking_connection.BlockingChannel, queue: str) -> Template:
     """Take one message out of a queue and learn its form."""
-    deadline = time.monotonic() + 10
-    method = properties = body = None
-    while time.monotonic() < deadline:
-        method, properties, body = channel.basic_get(queue, auto_ack=True)
-        if method is not None:
-            break
+    # Consumed, not got: what `basic.get` takes out of a quorum queue has one header more, and all of them sorted.
+    method, properties, body = next(channel.consume(queue, auto_ack=True, inactivity_timeout=10))
+    channel.cancel()
     if method is None or properties is None or body is None:
         raise RuntimeError(f"no message came to {queue}")
     ident = properties.correlation_id or body.partition(b'"message_id":"')[2][:36].decode()

@@ -225,7 +225,7 @@ def test_a_call_s_own_retry_policy_sends_again_under_one_id(
     publish = app.connection.publish
 
     def failing(envelopes: Any, timeout: float | None = None) -> None:
-        attempts.append(envelopes[0].properties.message_id)
+        attempts.append(envelopes[0].message_id)
         if len(attempts) < 3:
             raise BrokerUnavailable("nobody answers")
         publish(envelopes, timeout)

@@ -15,7 +15,7 @@ from typing import Any
 from amqptasks.amqp import Address, Delivery, Envelope, Parcel, Properties
 from amqptasks.errors import EncodeError, InvalidMessage, TooLarge
 from amqptasks.ids import new_id
-from amqptasks.transport.tables import WIDTHS, decode_table, encode_table, value_at
+from amqptasks.transport.tables import TEXT, VOID, WIDTHS, decode_table, encode_table, octets, value_at
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 FRAME_END = 0xCE
@@ -96,7 +96,10 @@ def _encode_header(p: Properties, message_id: str | None) -> bytes:
     if message_id is not None:
         flags |= _MESSAGE_ID
         add(_short(message_id, "message_id"))
-    if p.timestamp is not None or p.type is not None or p.user_id is not None or p.app_id is not None:
+    if p.timestamp is not None:
+        flags |= _TIMESTAMP
+        add(_u64.pack(p.timestamp))
+    if p.type is not None or p.user_id is not None or p.app_id is not None:
         flags |= _encode_rare(p, parts)
     parts[0] = _flags.pack(flags)
     return b"".join(parts)
@@ -106,9 +109,6 @@ def _encode_rare(p: Properties, parts: list[bytes]) -> int:
     """Add what tasks and results do not have; return its flags."""
     flags = 0
     add = parts.append
-    if p.timestamp is not None:
-        flags |= _TIMESTAMP
-        add(_u64.pack(p.timestamp))
     if p.type is not None:
         flags |= _TYPE
         add(_short(p.type, "type"))
@@ -137,6 +137,8 @@ _LAYOUT = (
     (_USER_ID, "user_id", _SHORT),
     (_APP_ID, "app_id", _SHORT),
 )
+FLAGS = {name: bit for bit, name, _ in _LAYOUT}
+"""The bits that say which properties there are."""
 # What walking over bytes that are no property list may end in.
 _UNREADABLE = (IndexError, KeyError, struct.error, UnicodeDecodeError, ArithmeticError, RecursionError)
 
@@ -199,18 +201,30 @@ def _select(header: bytes, keys: Iterable[str]) -> dict[str, Any]:
         at += 1 + header[at]
     if flags & _CONTENT_ENCODING:
         at += 1 + header[at]
-    end = at + 4 + _u32.unpack_from(header, at)[0]
+    length, named = _u32.unpack_from, wanted.get
+    end = at + 4 + length(header, at)[0]
     at += 4
     left = len(wanted)
     while at < end:
         start = at + 1
         at = start + header[at]
-        name = wanted.get(header[start:at])
-        if name is None:
-            width = WIDTHS[header[at]]
-            at += width or 5 + _u32.unpack_from(header, at + 1)[0]
+        name, letter = named(header[start:at]), header[at]
+        if letter == VOID:  # most headers of a task are void or text
+            at += 1
+            if name is None:
+                continue
+            found[name] = None
+        elif letter == TEXT:
+            start = at + 5
+            at = start + length(header, at + 1)[0]
+            if name is None:
+                continue
+            found[name] = octets(header[start:at])
+        elif name is None:
+            at += WIDTHS[letter] or 5 + length(header, at + 1)[0]
             continue
-        found[name], at = value_at(header, at)
+        else:
+            found[name], at = value_at(header, at)
         left -= 1
         if not left:
             break
@@ -252,6 +266,12 @@ def pack(envelope: Envelope) -> Parcel:
     )
 
 
+def opened(parcel: Parcel) -> Envelope:
+    """Return the envelope that a parcel was made from."""
+    address = Address(parcel.exchange, parcel.routing_key)
+    return Envelope(address, parcel.body, decode_header(parcel.header), parcel.fate)
+
+
 def unpack(delivery: Delivery) -> Envelope:
     """Decode a delivery's properties. Raises InvalidMessage."""
     return Envelope(
@@ -263,11 +283,17 @@ def unpack(delivery: Delivery) -> Envelope:
 
 
 def publish_frames(  # noqa: PLR0917 - called once a message, by position
-    channel: int, exchange: str, routing_key: str, header: bytes, body: bytes, frame_max: int
+    channel: int,
+    exchange: str,
+    routing_key: str,
+    header: bytes,
+    body: bytes,
+    frame_max: int,
+    mandatory: bytes = b"\x01",
 ) -> bytes:
-    """Return Basic.Publish with `mandatory`, the content header and the body frames, in one piece."""
+    """Return Basic.Publish, `mandatory` or with a byte of 0, the content header and the body frames, in one piece."""
     ex, rk = exchange.encode(), routing_key.encode()
-    method = b"".join((b"\x00\x3c\x00\x28\x00\x00", bytes((len(ex),)), ex, bytes((len(rk),)), rk, b"\x01"))
+    method = b"".join((b"\x00\x3c\x00\x28\x00\x00", bytes((len(ex),)), ex, bytes((len(rk),)), rk, mandatory))
     size = len(body)
     parts = [
         _frame.pack(METHOD, channel, len(method)),

@@ -141,16 +141,16 @@ def decode_table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
         at = start + data[at]
         name = names.get(data[start:at]) or _name(data[start:at])
         letter = data[at]
-        if letter == _VOID:  # most headers of a task are void or text
+        if letter == VOID:  # most headers of a task are void or text
             table[name] = None
             at += 1
-        elif letter == _TEXT:
+        elif letter == TEXT:
             start = at + 5
             at = start + length(data, at + 1)[0]
             try:
                 table[name] = data[start:at].decode()
             except UnicodeDecodeError:
-                table[name] = _octets(data[start:at])
+                table[name] = octets(data[start:at])
         else:
             table[name], at = decoders[letter](data, at + 1)
     if at != end or end > len(data):
@@ -173,10 +173,10 @@ def value_at(data: bytes, at: int) -> tuple[Any, int]:
 def _read_str(data: bytes, at: int) -> tuple[str | bytes, int]:
     start = at + 4
     end = start + _u32.unpack_from(data, at)[0]
-    return _octets(data[start:end]), end
+    return octets(data[start:end]), end
 
 
-def _octets(raw: bytes) -> str | bytes:
+def octets(raw: bytes) -> str | bytes:
     """AMQP's long strings are octets: text from most senders, and what is no text stays as it is."""
     try:
         return raw.decode("utf-8", "surrogatepass")
@@ -217,7 +217,7 @@ def _reader(layout: Struct) -> Callable[[bytes, int], tuple[Any, int]]:
     return lambda data, at: (unpack_from(data, at)[0], at + size)
 
 
-_VOID, _TEXT = ord("V"), ord("S")
+VOID, TEXT = ord("V"), ord("S")
 _YEAR_10000 = 253402300800
 _signed32 = Struct(">i")
 _unsigned64 = Struct(">Q")

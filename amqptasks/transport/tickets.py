@@ -13,6 +13,7 @@ from collections.abc import Callable
 from amqptasks.amqp import Envelope, Parcel
 from amqptasks.errors import AmqptasksError, BrokerBlocked, ConnectionLost, PublishError, PublishTimeout
 from amqptasks.ids import process
+from amqptasks.transport.codec import opened
 
 GRACE = 2.0
 """Seconds past a message's deadline after which even a silent I/O thread keeps nobody waiting."""
@@ -27,7 +28,7 @@ class Ticket:
         self.count = count
         self.deadline = deadline
         """A time of `time.monotonic()`, at which what is unconfirmed is given up."""
-        self.failures: list[tuple[Envelope | Parcel, AmqptasksError]] = []
+        self.failures: list[tuple[Envelope, AmqptasksError]] = []
         """Each message that is not in a queue, with the reason; complete once `done`."""
         self._left = count
         self._owner = process()
@@ -46,7 +47,7 @@ class Ticket:
     def settle(self, message: Envelope | Parcel, error: AmqptasksError | None) -> None:
         """Note one message's fate. Call under the room's lock."""
         if error is not None:
-            self.failures.append((message, error))
+            self.failures.append((opened(message) if isinstance(message, Parcel) else message, error))
         self._left -= 1
         if not self._left:
             self._latch.release()
