@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import orjson
@@ -20,16 +20,22 @@ log = logging.getLogger(__name__)
 CHANGING = frozenset({"add", "remove", "pause", "resume"})
 
 
-def change(state: State, given: Note, entries: Collection[str] | None = None) -> dict[str, Any]:
+def change(
+    state: State,
+    given: Note,
+    entries: Collection[str] | None = None,
+    check: Callable[[Entry], str] = lambda _: "",
+) -> dict[str, Any]:
     """Carry out a command that changes the state; return its answer.
 
-    `entries` are the known names; None, when a beat takes over, lets every name pass.
+    `entries` are the known names; None, when a beat takes over, lets every name pass. `check` returns a remark on an
+    entry that is added, and raises ImproperlyConfigured for one that cannot be sent.
     """
     said = given.read()
-    name = str(said.get("entry"))
+    name, remark = str(said.get("entry")), ""
     if given.kind == "add":
         try:
-            read(name, said.get("given") or {})
+            remark = check(read(name, said.get("given") or {}))
         except AmqptasksError as error:
             return {"error": str(error)}
         if entries is not None and name in entries and name not in state.added:
@@ -38,7 +44,7 @@ def change(state: State, given: Note, entries: Collection[str] | None = None) ->
         return missing(given, entries)
     if not state.command(given.kind, name, said.get("given") or {"at": said.get("at")}):
         return {"error": f"{name!r} is in the app's own schedule, not added at run time; pause it instead"}
-    return {"ok": f"{given.kind}: {name}"}
+    return {"ok": f"{given.kind}: {name}", **({"remark": remark} if remark else {})}
 
 
 def missing(given: Note, entries: Collection[str]) -> dict[str, Any]:

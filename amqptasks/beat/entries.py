@@ -53,11 +53,13 @@ def read(name: str, given: Mapping[str, Any], default: CatchUp = "latest") -> En
     """Return the entry that a line of `beat_schedule` says. Raises ImproperlyConfigured, naming it."""
     try:
         return _read(name, given, default)
-    except ImproperlyConfigured as error:
+    except (ImproperlyConfigured, TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"beat_schedule[{name!r}]: {error}") from None
 
 
 def _read(name: str, given: Mapping[str, Any], default: CatchUp) -> Entry:
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(f"{given!r} is no entry; it is a dict of {', '.join(sorted(KEYS))}")
     if unknown := given.keys() - KEYS:
         raise ImproperlyConfigured(
             f"there is no {', '.join(sorted(unknown))} in an entry; it has {', '.join(sorted(KEYS))}"
@@ -80,7 +82,8 @@ def _read(name: str, given: Mapping[str, Any], default: CatchUp) -> Entry:
     )
 
 
-def read_all(given: Mapping[str, Mapping[str, Any]], default: CatchUp = "latest") -> Iterator[Entry]:
-    """Yield the entries of a `beat_schedule`."""
+def read_all(given: Mapping[str, Mapping[str, Any] | None], default: CatchUp = "latest") -> Iterator[Entry]:
+    """Yield the entries of a `beat_schedule`; None in the place of one removes it."""
     for name, line in given.items():
-        yield read(name, line, default)
+        if line is not None:
+            yield read(name, line, default)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -84,9 +84,11 @@ def note(
 class Lease:
     """One connection's try for the lease; used in the loop. Ends with the connection."""
 
-    def __init__(self, link: Link, name: str) -> None:
+    def __init__(self, link: Link, name: str, hello: Mapping[str, Any]) -> None:
+        """`hello` is what this beat tells the one that leads."""
         self.link = link
         self.queue = queue_of(name)
+        self._hello = hello
         self._inbox: asyncio.Queue[Note] = asyncio.Queue()
         self._consumer: Consumer
         self._cancelled: asyncio.Future[TransportError] = asyncio.get_running_loop().create_future()
@@ -103,10 +105,10 @@ class Lease:
             self.queue.name, self._receive, self._cancelled_by, prefetch=0, tag=f"beat-{new_id()[:8]}"
         )
         # So that there is something to be given: an empty queue would not tell who leads it.
-        await self.post([self._note("hello")])
+        await self.post([note(self.queue.name, "hello", self._hello)])
         notes = [await self.next(None)]
         await asyncio.sleep(GRACE)
-        fence = self._note("fence")
+        fence = note(self.queue.name, "fence", {})
         await self.post([fence])
         while notes[-1].id != fence.properties.message_id:
             notes.append(await self.next(None))
@@ -162,9 +164,6 @@ class Lease:
     async def release(self) -> None:
         """Give the lease to another, with all that is kept."""
         await self._consumer.close()
-
-    def _note(self, kind: str) -> Envelope:
-        return note(self.queue.name, kind, {})
 
     def _receive(self, delivery: Delivery) -> None:
         try:

@@ -23,6 +23,8 @@ class Plan:
     send: tuple[datetime, ...]
     last: datetime
     dropped: int = 0
+    complete: bool = True
+    """False: so much is due that the next plan has more of it."""
 
 
 def due_times(entry: Entry, last: datetime, zone: tzinfo | None) -> Iterator[datetime]:
@@ -42,17 +44,19 @@ def plan(
     Runs late by less than PROMPT are always sent. Older ones: `all` sends each; `latest` the last of them, unless a
     prompt one follows anyway; `none` none. `deadline` is the seconds by which a crontab's run may be late at all.
     """
-    due = list(islice(takewhile(lambda each: each <= now, due_times(entry, last, zone)), AT_ONCE))
+    due = list(islice(takewhile(lambda each: each <= now, due_times(entry, last, zone)), AT_ONCE + 1))
     if not due:
         return Plan((), last)
+    complete = len(due) <= AT_ONCE
+    del due[AT_ONCE:]
     late = [each for each in due if now - each > PROMPT]
     prompt = due[len(late) :]
     if entry.catch_up == "all":
         kept = due
-    elif entry.catch_up == "latest" and not prompt and len(due) < AT_ONCE:
+    elif entry.catch_up == "latest" and not prompt and complete:
         kept = late[-1:]
     else:
         kept = prompt
     if deadline is not None and isinstance(entry.schedule, crontab):
         kept = [each for each in kept if (now - each).total_seconds() <= deadline]
-    return Plan(tuple(kept), due[-1], len(due) - len(kept))
+    return Plan(tuple(kept), due[-1], len(due) - len(kept), complete)

@@ -14,6 +14,7 @@ from amqptasks.amqp import Envelope
 from amqptasks.beat.entries import Entry, run_id
 from amqptasks.beat.lease import Lease, note
 from amqptasks.errors import NotFound, TransportError, Unroutable
+from amqptasks.transport.keeping import outage
 
 if TYPE_CHECKING:
     from amqptasks.app import App
@@ -52,6 +53,7 @@ class Run:
 class _Made:
     run: Run
     envelope: Envelope
+    queue: str | None
 
 
 class Sending:
@@ -70,8 +72,8 @@ class Sending:
         A run that cannot be composed is logged and counts as sent: it would fail for ever. Raises when the connection,
         and with it the lease, is lost.
         """
-        made = await asyncio.to_thread(self._compose, runs)
-        failed = await self._publish(made)
+        made, failed = await asyncio.to_thread(self._compose, runs)
+        failed |= await self._publish(made)
         again = [each for each in made if isinstance(failed.get(each.run.entry.name), Unroutable | NotFound)]
         if again:
             await asyncio.to_thread(self._app.redeclare)
@@ -82,17 +84,23 @@ class Sending:
             log.error("beat: %s could not be sent, and is tried again: %s", name, error)
         return {name: str(error) for name, error in failed.items()}
 
-    def _compose(self, runs: Sequence[Run]) -> list[_Made]:
-        """In a thread: it may declare queues, and takes a tenth of a millisecond for each."""
-        made = []
+    def _compose(self, runs: Sequence[Run]) -> tuple[list[_Made], dict[str, TransportError]]:
+        """In a thread: it may declare queues, and takes a tenth of a millisecond for each.
+
+        An outage is everybody's; what the broker refuses to one entry is that one's alone.
+        """
+        made: list[_Made] = []
+        failed: dict[str, TransportError] = {}
         for run in runs:
             try:
                 made.append(self._one(run))
-            except TransportError:
-                raise
+            except TransportError as error:
+                if outage(error):
+                    raise
+                failed[run.entry.name] = error
             except Exception:
                 log.exception("beat: %s is not sent, for it cannot be composed", run.entry.name)
-        return made
+        return made, failed
 
     def _one(self, run: Run) -> _Made:
         entry = run.entry
@@ -106,7 +114,8 @@ class Sending:
             ENTRY: entry.name,
             DUE: run.stamp,
         }
-        return _Made(run, self._app.compose(entry.task, entry.args, entry.kwargs, options)[1])
+        call, envelope = self._app.compose(entry.task, entry.args, entry.kwargs, options)
+        return _Made(run, envelope, call.queue)
 
     async def _publish(self, made: Sequence[_Made]) -> dict[str, TransportError]:
         failed: dict[str, TransportError] = {}
@@ -119,9 +128,10 @@ class Sending:
             for each, error in zip(portion, answers[len(notes) :], strict=True):
                 if error is None:
                     sent.append(each)
-                    _tell(each)
                 else:
                     failed[each.run.entry.name] = error
+            if sent and (signals.after_task_publish.receivers or self._app.conf.task_send_sent_event):
+                await asyncio.to_thread(self._tell, sent)
             notes = [self._note(sent)] if sent else []
         await self._lease.post(notes)
         return failed
@@ -130,15 +140,19 @@ class Sending:
         runs = [(each.run.entry.name, each.run.stamp) for each in sent]
         return note(self._lease.queue.name, "sent", {"runs": runs})
 
-
-def _tell(made: _Made) -> None:
-    if not signals.after_task_publish.receivers:
-        return
-    envelope = made.envelope
-    signals.after_task_publish.send(
-        sender=made.run.entry.task,
-        body=envelope.body,
-        headers=dict(envelope.properties.headers or {}),
-        exchange=envelope.address.exchange,
-        routing_key=envelope.address.routing_key,
-    )
+    def _tell(self, sent: Sequence[_Made]) -> None:
+        """As any call of the app is told of. In a thread: the user's code may block."""
+        for made in sent:
+            envelope = made.envelope
+            if self._app.conf.task_send_sent_event:
+                try:
+                    self._app.events.sent(envelope, made.queue)
+                except TransportError as error:
+                    log.debug("beat: no event task-sent: %s", error)
+            signals.after_task_publish.send(
+                sender=made.run.entry.task,
+                body=envelope.body,
+                headers=dict(envelope.properties.headers or {}),
+                exchange=envelope.address.exchange,
+                routing_key=envelope.address.routing_key,
+            )

@@ -11,7 +11,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from amqptasks.beat.entries import Entry
+from amqptasks.schedules import schedule
 
+AHEAD = timedelta(seconds=60)
+"""A last run that far in the future was sent before the clock was put back."""
 KEPT = timedelta(days=7)
 """How long the last run of an entry is remembered that the schedule does not have any more."""
 
@@ -70,7 +73,10 @@ class State:
             self.paused.discard(entry)
             return True
         if name == "remove":
-            return self.added.pop(entry, None) is not None
+            if self.added.pop(entry, None) is None:
+                return False
+            self.records.pop(entry, None)  # added again, it begins anew
+            return True
         if name == "pause":
             self.paused.add(entry)
         elif name == "resume" and entry in self.paused:
@@ -88,9 +94,9 @@ class State:
             text, record = repr(entry.schedule), self.records.get(entry.name)
             if record is None:
                 self.records[entry.name] = Record(now, text)
-            elif record.schedule != text:
+            else:
                 # One that came by a run's copy alone has no text yet, and stands where that run says.
-                if record.schedule:
+                if record.schedule not in ("", text) or _stopped_by_the_clock(entry, record, now):
                     record.last = now
                 record.schedule = text
         for name in [
@@ -98,3 +104,11 @@ class State:
         ]:
             del self.records[name]
         self.paused &= names | self.records.keys()
+
+
+def _stopped_by_the_clock(entry: Entry, record: Record, now: datetime) -> bool:
+    """Whether an interval would wait for the time that the clock showed before it was put back.
+
+    Its due times are no times of day: it goes on from now. A crontab waits, for what has run at that time already.
+    """
+    return isinstance(entry.schedule, schedule) and not entry.schedule.relative and record.last > now + AHEAD

@@ -10,18 +10,24 @@ import threading
 from collections.abc import Sequence
 from types import TracebackType
 
+from amqptasks.cli.output import CONFIG, REFUSED, USAGE
+
 log = logging.getLogger(__name__)
 
 PARENT = "_AMQPTASKS_PARENT"
 """Variable that names the worker's process, with which its beat ends."""
 PAUSE = 2.0
 """Seconds before a beat that ended is started again."""
+HOPELESS = frozenset({USAGE, REFUSED, CONFIG})
+"""Statuses of a beat that would end in the same way again; it has said why."""
 PATIENCE = 5.0
 """Seconds that it has to end, before it is killed."""
 
 
 class EmbeddedBeat:
-    """Use as a context manager: the beat runs as long as the body, and is started again should it end."""
+    """Use as a context manager: the beat runs as long as the body, and is started again should it end, unless its
+    schedule or settings are wrong.
+    """
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self._command = [sys.executable, "-m", "amqptasks", *arguments]
@@ -51,11 +57,16 @@ class EmbeddedBeat:
             while self._process.poll() is None:
                 if self._ending.wait(0.2):
                     self._end(self._process)
-            if not self._ending.is_set():
+            if self._ending.is_set():
+                return
+            status = self._process.returncode
+            if status in HOPELESS:
                 log.error(
-                    "the embedded beat ended with status %s, and is started again", self._process.returncode
+                    "the embedded beat cannot start (status %d); no periodic task is sent from here", status
                 )
-                self._ending.wait(PAUSE)
+                return
+            log.error("the embedded beat ended with status %s, and is started again", status)
+            self._ending.wait(PAUSE)
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         process.terminate()

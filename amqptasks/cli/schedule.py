@@ -2,52 +2,18 @@
 
 from __future__ import annotations
 
-import queue
-from datetime import UTC, datetime
+import sys
 from typing import Any
 
 import click
 import orjson
 
-from amqptasks.amqp import Delivery, Queue
-from amqptasks.app import App
+from amqptasks.beat.asking import ask
 from amqptasks.beat.entries import POLICIES, read
-from amqptasks.beat.lease import note, queue_of
-from amqptasks.beat.service import lease_name
 from amqptasks.cli.apps import load_app
 from amqptasks.cli.options import Common, listing_options
 from amqptasks.cli.output import Failure, show_json, table
-from amqptasks.errors import BrokerUnavailable, NotFound, Unroutable
-from amqptasks.ids import new_id
 from amqptasks.schedules import crontab, schedule
-
-ANSWER = 5.0
-"""Seconds in which a leading beat answers."""
-
-
-class NoBeat(BrokerUnavailable):
-    """No beat leads under this name."""
-
-
-def ask(app: App, command: str, entry: str = "", given: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Tell the leading beat something and return its answer. Raises NoBeat after five seconds without one."""
-    name = lease_name(app)
-    inbox: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
-    reply = Queue(f"amqptasks.beat.reply.{new_id()}", durable=False, exclusive=True)
-    listening = app.connection.consume(reply, inbox.put)
-    said = {"entry": entry, "given": given, "at": datetime.now(UTC).isoformat()}
-    try:
-        app.connection.publish([note(queue_of(name).name, command, said, reply_to=reply.name)])
-        return dict(orjson.loads(inbox.get(timeout=ANSWER).body))
-    except (Unroutable, NotFound):
-        raise NoBeat(f"no beat has run for {name!r} on this broker; start one: amqptasks beat") from None
-    except queue.Empty:
-        late = "" if command == "list" else "; the next one to lead will do as you said"
-        raise NoBeat(
-            f"no beat answered for {name!r} in {ANSWER:g} seconds; start one: amqptasks beat{late}"
-        ) from None
-    finally:
-        listening.close()
 
 
 def _tell(command: str, entry: str, given: dict[str, Any] | None = None) -> None:
@@ -58,8 +24,11 @@ def _tell(command: str, entry: str, given: dict[str, Any] | None = None) -> None
         raise Failure(str(answer["error"]))
     if common.json:
         show_json(answer)
-    elif not common.quiet:
-        print(" ".join(str(value) for value in answer.values()))
+        return
+    if not common.quiet:
+        print(" ".join(str(answer[key]) for key in ("ok", "id") if key in answer))
+    if "remark" in answer:
+        print(f"note: {answer['remark']}", file=sys.stderr)
 
 
 @click.group("schedule")

@@ -6,7 +6,8 @@ Due times depend on nothing but the schedule, so every beat computes the same on
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 from pathlib import Path
@@ -26,40 +27,51 @@ class DueState(NamedTuple):
     """Seconds until it should be asked again."""
 
 
-class BaseSchedule:
+class BaseSchedule(ABC):
     """A rule for due times. A class of one's own overrides `next_after`. Immutable: may be shared by threads."""
 
     tz: tzinfo | None = None
     """The zone of its clock; None: the app's."""
+    nowfun: Callable[[], datetime] | None = None
 
+    def __init__(self, nowfun: Callable[[], datetime] | None = None, app: object = None) -> None:
+        """`nowfun` is Celery's: the zone of what it returns becomes `tz`, if that is not set, and `is_due` asks it
+        for the time. `app` is accepted for Celery's callers: the zone of beat's app counts anyway.
+        """
+        if nowfun is not None:
+            self.nowfun = nowfun
+            self.tz = self.tz or nowfun().tzinfo
+
+    def now(self) -> datetime:
+        """Return the time, aware."""
+        return datetime.now(UTC) if self.nowfun is None else _aware(self.nowfun())
+
+    @abstractmethod
     def next_after(self, last: datetime, zone: tzinfo | None = None) -> datetime | None:
         """Return the first due time after `last` (aware), in UTC, or None when there is none.
 
         `zone` counts where the schedule names none itself; None is the machine's own. The answer must depend on
         nothing else, and must be later than `last`.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define next_after(last, zone)")
 
     def remaining_estimate(self, last_run_at: datetime) -> timedelta:
         """Return how long it is from now until it is due after `last_run_at`; negative when that has passed."""
         following = self.next_after(_aware(last_run_at))
-        return timedelta.max if following is None else following - datetime.now(UTC)
+        return timedelta.max if following is None else following - self.now()
 
     def is_due(self, last_run_at: datetime) -> DueState:
         """Return whether it is due, and in how many seconds to ask again."""
         remaining = self.remaining_estimate(last_run_at).total_seconds()
         if remaining > 0:
             return DueState(is_due=False, next=remaining)
-        return DueState(
-            is_due=True, next=max(0.0, self.remaining_estimate(datetime.now(UTC)).total_seconds())
-        )
+        return DueState(is_due=True, next=max(0.0, self.remaining_estimate(self.now()).total_seconds()))
 
     def spec(self) -> Mapping[str, Any] | None:
         """Return the schedule as JSON values that `from_spec` reads; None for a class of the user's own."""
         return None
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
+        return type(self) is type(other) and _told(self) == _told(other)
 
     def __hash__(self) -> int:
         return hash(repr(self))
@@ -72,7 +84,14 @@ class schedule(BaseSchedule):  # noqa: N801 (Celery's name)
     ImproperlyConfigured for an interval that is not positive.
     """
 
-    def __init__(self, run_every: float | timedelta, relative: bool = False) -> None:
+    def __init__(
+        self,
+        run_every: float | timedelta,
+        relative: bool = False,
+        nowfun: Callable[[], datetime] | None = None,
+        app: object = None,
+    ) -> None:
+        super().__init__(nowfun, app)
         every = run_every if isinstance(run_every, timedelta) else timedelta(seconds=run_every)
         if every <= timedelta(0):
             raise ImproperlyConfigured(f"a schedule cannot run every {every}; give an interval above zero")
@@ -96,6 +115,11 @@ class schedule(BaseSchedule):  # noqa: N801 (Celery's name)
 
     def __repr__(self) -> str:
         return f"<freq: {self.seconds:g} s{', relative' if self.relative else ''}>"
+
+
+def _told(given: BaseSchedule) -> dict[str, Any]:
+    """What makes two schedules equal: not the function that told one of them its zone."""
+    return {name: value for name, value in vars(given).items() if name != "nowfun"}
 
 
 def zone_of(given: tzinfo | str | None) -> tzinfo | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from calendar import monthrange
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from datetime import time as clock_time
 from functools import lru_cache
@@ -43,6 +43,8 @@ class crontab(BaseSchedule):  # noqa: N801 (Celery's name)
         day_of_month: Cronspec = "*",
         month_of_year: Cronspec = "*",
         tz: tzinfo | str | None = None,
+        nowfun: Callable[[], datetime] | None = None,
+        app: object = None,
     ) -> None:
         fields = {
             "minute": minute,
@@ -60,6 +62,7 @@ class crontab(BaseSchedule):  # noqa: N801 (Celery's name)
                 f"{self!r} never comes: no such month has such a day; correct the crontab"
             )
         self.tz = zone_of(tz)
+        super().__init__(nowfun, app)
         self._times = tuple(sorted(h * 60 + m for h, m in product(self.hour, self.minute)))
 
     @classmethod

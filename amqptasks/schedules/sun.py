@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
@@ -30,7 +30,15 @@ class solar(BaseSchedule):  # noqa: N801 (Celery's name)
     or place that does not exist, or without the extra `solar`.
     """
 
-    def __init__(self, event: str, lat: float, lon: float) -> None:
+    def __init__(
+        self,
+        event: str,
+        lat: float,
+        lon: float,
+        nowfun: Callable[[], datetime] | None = None,
+        app: object = None,
+    ) -> None:
+        super().__init__(nowfun, app)
         if event not in EVENTS:
             raise ImproperlyConfigured(f"there is no solar event {event!r}; events are {', '.join(EVENTS)}")
         if not (-90 <= lat <= 90 and -180 <= lon <= 180):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from amqptasks import App
-from amqptasks.beat.agenda import Agenda
+from amqptasks.beat.agenda import AT_A_TIME, Agenda
 from amqptasks.beat.entries import Entry, read, run_id
 from amqptasks.beat.planning import AT_ONCE, plan
 from amqptasks.beat.scheduler import Scheduler, open_scheduler
@@ -64,6 +64,14 @@ def test_a_long_time_is_caught_up_in_portions(policy: str) -> None:
     prompt = 61
     assert len(sent) == {"all": 2.5 * AT_ONCE, "latest": prompt, "none": prompt}[policy]
     assert sent[-1] == now
+
+
+def test_latest_sends_the_last_run_however_many_were_missed() -> None:
+    """A thousand exactly fill one portion: the next one is empty."""
+    planned = plan(entry("latest"), NOON, NOON + (AT_ONCE + 0.5) * HOUR)
+
+    assert planned.send == (NOON + AT_ONCE * HOUR,)
+    assert planned.complete
 
 
 def test_a_deadline_is_for_crontabs() -> None:
@@ -170,17 +178,58 @@ def test_the_agenda_gives_each_run_once_and_those_that_failed_again() -> None:
     entries = {name: read(name, {"task": "t", "schedule": 60}) for name in ("a", "b", "c")}
     state.adopt(entries.values(), NOON)
     state.command("pause", "c", {})
-    agenda = Agenda(entries, state, UTC, None)
+    agenda = Agenda(entries, state, UTC, None, NOON)
     assert agenda.wait(NOON) == 60
     runs, dropped = agenda.due(NOON + 61 * SECOND, 10)
     assert ([run.entry.name for run in runs], dropped) == (["a", "b"], 0)
     assert agenda.due(NOON + 61 * SECOND, 10) == ([], 0), "they are being sent"
     state.sent("a", runs[0].due)
-    agenda.sent(runs, {"b"})
+    agenda.sent(runs, {"b"}, NOON + 61 * SECOND)
 
-    later, _ = agenda.due(datetime.now(UTC) + HOUR, 10)
-    assert {run.entry.name for run in later} == {"a", "b"}
+    assert agenda.wait(NOON + 61 * SECOND) == 1, "another try"
+    later, _ = agenda.due(NOON + 120 * SECOND, 10)
+    assert {(run.entry.name, run.due) for run in later} == {
+        ("a", NOON + 120 * SECOND),
+        ("b", NOON + 60 * SECOND),
+        ("b", NOON + 120 * SECOND),
+    }
     assert agenda.table()[2]["paused"]
+
+
+def test_hundreds_of_thousands_of_missed_runs_are_let_go_in_turns(caplog: pytest.LogCaptureFixture) -> None:
+    """In one turn they would hold the loop up until the lease is lost, and the next beat's, again and again."""
+    state, now = State(), NOON + 20_000 * SECOND
+    entries = {name: read(name, {"task": "t", "schedule": 1, "catch_up": "none"}) for name in "abcdefgh"}
+    state.adopt(entries.values(), NOON)
+    agenda = Agenda(entries, state, UTC, None, now)
+    gone, turns = 0, 0
+    while agenda.overdue(now):
+        runs, dropped = agenda.due(now, 1000)
+        assert dropped <= AT_A_TIME + AT_ONCE
+        gone, turns = gone + dropped, turns + 1
+        for run in runs:
+            state.sent(run.entry.name, run.due)
+        agenda.sent(runs, (), now)
+
+    assert gone == 8 * (20_000 - 61)
+    assert turns > 3
+    assert caplog.text.count("missed 19939 runs") == 8, "each entry says it once"
+
+
+def test_what_fails_for_long_is_tried_again_more_and_more_rarely() -> None:
+    state = State()
+    entries = {"e": entry("all", 3600)}
+    state.adopt(entries.values(), NOON)
+    now = NOON + HOUR
+    agenda = Agenda(entries, state, UTC, None, now)
+    pauses = []
+    for _ in range(8):
+        runs, _ = agenda.due(now, 10)
+        agenda.sent(runs, {"e"}, now)
+        pauses.append(agenda.wait(now))
+        now += pauses[-1] * SECOND
+
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
 def test_an_app_tells_its_entries_by_settings_and_by_code() -> None:
