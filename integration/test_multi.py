@@ -1,17 +1,22 @@
 """`amqptasks multi` with three nodes: what runs is finished, nothing is lost, no process is left."""
 
+import grp
 import os
+import pwd
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from broker import PrivateNode
 
+from amqptasks import App
 from integration.support import wait_until
 from integration.support.calls import call, count, send
 from integration.support.processes import ROOT
@@ -39,7 +44,10 @@ class Nodes:
         }
 
     def __call__(self, command: str, *words: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "amqptasks", "multi", command, *words]
+        return self.run("multi", command, *words)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "amqptasks", *words]
         return subprocess.run(
             line, cwd=ROOT, env=self._env, capture_output=True, text=True, timeout=120, check=False
         )
@@ -48,6 +56,13 @@ class Nodes:
         done = self("start", *NAMES, "-A", APP, "-b", self.url, "-c", "2", "-l", "INFO", *options)
         assert done.returncode == 0, done.stdout + done.stderr
         self.ready(1)
+
+    def ask(self, what: str) -> dict[str, Any]:
+        """What the three nodes answer to `inspect`."""
+        inspect = App("asking", broker=self.url, set_as_current=False).control.inspect(timeout=10.0, limit=3)
+        answers = getattr(inspect, what)() or {}
+        assert len(answers) == 3, answers
+        return dict(answers)
 
     def ready(self, times: int) -> None:
         for name in NAMES:
@@ -124,6 +139,40 @@ def test_stop_signals_and_returns_and_what_runs_is_finished(multi: Nodes) -> Non
     assert len(multi.effects("F")) == 6
 
 
+def test_nodes_have_their_own_options_queues_and_files(multi: Nodes, tmp_path: Path) -> None:
+    """By name and by range; `stop_verify` is `stopwait`; a template names a file of each."""
+    host = "here.example.org"
+    own = (
+        "short", "long", "third", f"--hostname={host}", "-A", APP, "-b", multi.url, "-l", "INFO", "-c", "3",
+        "-c:1-2", "1", "-Q:long", "long", f"--pidfile={tmp_path}/run/%n-%d.pid",
+        f"--logfile={tmp_path}/log/%p-%h%I.log",
+    )  # fmt: skip
+    names = [f"{name}@{host}" for name in ("short", "long", "third")]
+    started = multi("start", *own)
+    assert started.returncode == 0, started.stdout + started.stderr
+    logs = {name: tmp_path / "log" / f"{name}-{host}.log" for name in names}
+    for name, log in logs.items():
+        wait_until(lambda name=name, log=log: f"{name} ready." in log.read_text(), 30, name)
+
+    pids = {name: tmp_path / "run" / f"{name.partition('@')[0]}-example.org.pid" for name in names}
+    asked = multi.ask("stats")
+    assert {name: answer["pool"]["max-concurrency"] for name, answer in asked.items()} == {
+        names[0]: 1, names[1]: 1, names[2]: 3,
+    }  # fmt: skip
+    assert {name: answer["pid"] for name, answer in asked.items()} == {
+        name: int(path.read_text()) for name, path in pids.items()
+    }
+    queues = {name: [queue["name"] for queue in found] for name, found in multi.ask("active_queues").items()}
+    assert queues == {names[0]: ["amqptasks"], names[1]: ["long"], names[2]: ["amqptasks"]}
+
+    assert multi("expand", f"{tmp_path}/run/%n-%d.pid", *own).stdout.split() == [
+        str(path) for path in pids.values()
+    ]
+    assert multi("stop_verify", *own).returncode == 0
+    assert multi.processes() == []
+    assert not any(path.exists() for path in pids.values())
+
+
 def test_a_restart_under_load_loses_no_task_and_leaves_no_process(multi: Nodes) -> None:
     multi.start()
     _work(multi, 60, 0.3)
@@ -184,3 +233,70 @@ def test_an_embedded_beat_leads_runs_and_ends_with_its_worker(multi: Nodes) -> N
     wait_until(lambda: any("beat: leads" in multi.log(name) for name in others), 20, "the next to lead")
     assert multi("stopwait", *NAMES).returncode == 0
     wait_until(lambda: multi.processes() == [], 10, "their end")
+
+
+@pytest.mark.parametrize("user", ["nobody", None])
+def test_a_detached_worker_has_the_user_the_group_and_the_files_that_were_said(
+    node: PrivateNode, fresh_vhost: str, user: str | None
+) -> None:
+    """As any user what needs no other one: group and files alone."""
+    account = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
+    group = grp.getgrgid(account.pw_gid).gr_name
+    if user and (why := _cannot_become(user)):
+        pytest.skip(why)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        nodes = Nodes(folder, node.url(fresh_vhost))
+        nodes.effects_file.touch()
+        nodes.effects_file.chmod(0o666)
+        whose = (account.pw_uid, account.pw_gid)
+        try:
+            _check_a_detached_worker(nodes, folder, ["--uid", user] if user else [], group, whose)
+        finally:
+            for pid in nodes.processes():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _check_a_detached_worker(
+    nodes: Nodes, folder: Path, become: list[str], group: str, whose: tuple[int, int]
+) -> None:
+    options = ("--pidfile", f"{folder}/run/%n.pid", "--logfile", f"{folder}/log/%n%I.log", "-n", "w1@here")
+    line = ("-A", APP, "-b", nodes.url, "worker", "--detach", *options, *become, "--gid", group, "-c", "1")
+    done = nodes.run(*line, "-l", "INFO")
+    assert done.returncode == 0, done.stdout + done.stderr
+    log, pid_file = folder / "log" / "w1.log", folder / "run" / "w1.pid"
+    wait_until(lambda: "w1@here ready." in log.read_text(), 30, log.read_text)
+    _work(nodes, 1, 0.0)
+    wait_until(lambda: nodes.effects("F") == ["0"], 30, log.read_text)
+
+    assert int(pid_file.read_text()) in nodes.processes()
+    assert len(nodes.processes()) >= 3, "parent, zygote, child"
+    for pid in nodes.processes():
+        assert _ids(pid) == whose
+    for path in (folder / "run", folder / "log", log, pid_file):
+        assert (path.stat().st_uid, path.stat().st_gid) == whose, path
+
+    os.kill(int(pid_file.read_text()), signal.SIGTERM)
+    wait_until(lambda: nodes.processes() == [], 30, log.read_text)
+    assert not pid_file.exists()
+
+
+def _ids(pid: int) -> tuple[int, int]:
+    """The user and the group that a process acts as."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    found = {line.partition(":")[0]: line.split()[2] for line in lines if line.startswith(("Uid:", "Gid:"))}
+    return int(found["Uid"]), int(found["Gid"])
+
+
+def _cannot_become(user: str) -> str:
+    """Why no worker can run as this user here; empty when it can."""
+    if os.geteuid() != 0:
+        return "only root may start a process as another user: run the tests as root"
+    line = [sys.executable, "-c", "import amqptasks.worker.worker"]
+    try:
+        done = subprocess.run(line, user=user, extra_groups=[], cwd=ROOT, capture_output=True, check=False)
+    except PermissionError:
+        return f"the interpreter {sys.executable} lies where the user {user} cannot run it"
+    return "" if done.returncode == 0 else f"the user {user} cannot read this checkout or its libraries"

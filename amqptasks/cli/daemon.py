@@ -5,8 +5,9 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import select
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from amqptasks.worker.options import expand
 F = TypeVar("F", bound=Callable[..., Any])
 
 STARTED = b"+"
+PATIENCE = 60.0
+"""Seconds for the process in the background to have its pid file and its user."""
 DETACHED = "_AMQPTASKS_DETACHED"
 
 
@@ -41,14 +44,17 @@ class Daemon:
         Raises WorkerError when another living process has the pid file, or what is wanted is not permitted.
         """
         detached = os.environ.get(DETACHED) == str(os.getpid())  # and started again by SIGHUP
-        answer = _fork(logfile and expand(logfile, node)) if self.detach and not detached else None
+        log = Path(expand(logfile, node)) if logfile else None
+        path = Path(expand(os.path.expanduser(self.pidfile), node)) if self.pidfile else None
+        files = [file for file in (path, log) if file is not None]
+        made = [folder for file in files for folder in file.parents if not folder.exists()]
+        answer = _fork(log) if self.detach and not detached else None
         try:
             if self.umask is not None:
                 os.umask(_umask(self.umask))
-            path = Path(expand(os.path.expanduser(self.pidfile), node)) if self.pidfile else None
             if path is not None:
                 claim(path)
-            _become(self.uid, self.gid, path)
+            _become(self.uid, self.gid, files, made)
         except WorkerError as error:
             _answer(answer, str(error).encode())
             raise
@@ -89,7 +95,9 @@ def daemon_options(function: F) -> F:
 def claim(path: Path) -> None:
     """Write our pid into the file. Raises WorkerError when a living process is in it, or it cannot be written."""
     owner = read_pid(path)
-    if owner is not None and owner != os.getpid() and alive(owner):
+    if owner == os.getpid():
+        return  # started again by SIGHUP, when its folder may be another user's
+    if owner is not None and alive(owner):
         raise WorkerError(f"process {owner} has the pid file {path}; stop it, or give another --pidfile")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,10 +110,14 @@ def claim(path: Path) -> None:
 
 
 def release(path: Path) -> None:
-    """Delete the file, if it is still ours."""
-    if read_pid(path) == os.getpid():
+    """Delete the file, if it is still ours; in a folder where only another user may do so it is left empty."""
+    if read_pid(path) != os.getpid():
+        return
+    try:
+        path.unlink()
+    except OSError:
         with suppress(OSError):
-            path.unlink()
+            path.write_text("")
 
 
 def read_pid(path: Path) -> int | None:
@@ -136,8 +148,8 @@ def _umask(text: str) -> int:
         raise WorkerError(f"--umask {text} is no octal number; write for example 022") from None
 
 
-def _become(uid: str | None, gid: str | None, pidfile: Path | None) -> None:
-    """Take the group first: the user may not be permitted to."""
+def _become(uid: str | None, gid: str | None, files: Iterable[Path], folders: Iterable[Path]) -> None:
+    """Take the group first: the user may not be permitted to. `files` and `folders` are theirs then."""
     if uid is None and gid is None:
         return
     try:
@@ -147,8 +159,11 @@ def _become(uid: str | None, gid: str | None, pidfile: Path | None) -> None:
             if gid is None and user is not None
             else _named(grp.getgrgid, grp.getgrnam, gid or "").gr_gid
         )
-        if pidfile is not None:
-            os.chown(pidfile, -1 if user is None else user.pw_uid, group)
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        for path in (*files, *folders):
+            os.chown(path, -1 if user is None else user.pw_uid, group)
         if os.geteuid() == 0:
             os.initgroups(user.pw_name, group) if user is not None else os.setgroups([group])
         os.setgid(group)
@@ -175,7 +190,7 @@ def _answer(pipe: int | None, text: bytes) -> None:
         os.close(pipe)
 
 
-def _fork(logfile: str | None) -> int:
+def _fork(logfile: Path | None) -> int:
     """Go into the background; return, there, the pipe on which the process that called waits for an answer."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -191,7 +206,7 @@ def _fork(logfile: str | None) -> int:
     os.dup2(null, 0)
     # What comes before the log is set up, and what the interpreter itself says at its end, goes there too.
     if logfile:
-        Path(logfile).parent.mkdir(parents=True, exist_ok=True)
+        logfile.parent.mkdir(parents=True, exist_ok=True)
     out = os.open(logfile, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666) if logfile else null
     os.dup2(out, 1)
     os.dup2(out, 2)
@@ -200,7 +215,8 @@ def _fork(logfile: str | None) -> int:
 
 
 def _wait_and_exit(reading: int) -> NoReturn:
-    answer = os.read(reading, 4096)
+    told, _, _ = select.select([reading], [], [], PATIENCE)
+    answer = os.read(reading, 4096) if told else f"it said nothing within {PATIENCE:g} s; look at it".encode()
     if answer == STARTED:
         os._exit(0)
     text = answer.decode(errors="replace") or "the process in the background ended at once; see its log"

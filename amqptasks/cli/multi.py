@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import click
 
@@ -18,8 +20,12 @@ from amqptasks.cli.daemon import alive, read_pid
 from amqptasks.cli.nodes import BadNodes, Node, Words, folders, nodes
 from amqptasks.cli.options import Common, common_options
 from amqptasks.cli.worker import command as worker_command
+from amqptasks.worker.pools.system import open_pidfd
 
 POLL = 0.1
+"""Seconds between two looks at processes whose end nothing tells: macOS has no descriptors for them."""
+LONGEST = 60.0
+"""The same on Linux, in case the end of one went unnoticed."""
 SIGNALLED = ("stop", "stopwait", "stop_verify", "restart")
 RESERVED = ("--nosplash", "--quiet", "-q", "--verbose", "--no-color", "-C")
 HELP = """\
@@ -77,7 +83,7 @@ class Cluster:
         flags, valued = _options()
         read = Words.read(words[1:] if self.said else words, flags, valued)
         read.options = {**_common(), **read.options}
-        self.timeout = float(read.options.get("--timeout") or "inf")
+        self.timeout = _seconds(read.options.get("--timeout") or "inf")
         self.nodes = nodes(
             read, executable=sys.executable, folders=folders(os.environ, root=os.geteuid() == 0)
         )
@@ -125,19 +131,49 @@ class Cluster:
         """Yield each node once its process has ended. Raises ClickException after `--timeout`."""
         left = list(waiting)
         deadline = time.monotonic() + self.timeout
-        while left:
-            ended = [pair for pair in left if not alive(pair[1])]
-            left = [pair for pair in left if pair not in ended]
-            for node, _ in ended:
-                self.note(f"\t> {node.name}: DOWN")
-                yield node
-            if left and time.monotonic() > deadline:
-                raise click.ClickException(
-                    f"{', '.join(node.name for node, _ in left)} still runs after {self.timeout:g} seconds; wait "
-                    "longer, or use kill"
-                )
-            if left:
-                time.sleep(POLL)
+        with Ends(pid for _, pid in waiting) as ends:
+            while left:
+                ended = [pair for pair in left if ends.told(pair[1])]
+                left = [pair for pair in left if pair not in ended]
+                for node, _ in ended:
+                    self.note(f"\t> {node.name}: DOWN")
+                    yield node
+                if left and time.monotonic() > deadline:
+                    raise click.ClickException(
+                        f"{', '.join(node.name for node, _ in left)} still runs after {self.timeout:g} seconds; wait "
+                        "longer, or use kill"
+                    )
+                if left:
+                    ends.wait([pid for _, pid in left], deadline - time.monotonic())
+
+
+class Ends:
+    """The ends of processes that are no children of ours, which the system tells by descriptors where it has them."""
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        self._descriptors = {pid: open_pidfd(pid) for pid in pids}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._descriptors.values():
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def told(self, pid: int) -> bool:
+        """Whether it has ended; its number may be another process's by now."""
+        descriptor = self._descriptors[pid]
+        if descriptor is None:
+            return not alive(pid)
+        return bool(select.select([descriptor], [], [], 0)[0])
+
+    def wait(self, pids: Sequence[int], seconds: float) -> None:
+        """Return when one of these has ended, or a moment later to look again where nothing tells."""
+        told = [self._descriptors[pid] for pid in pids]
+        known = [descriptor for descriptor in told if descriptor is not None]
+        everyone = len(known) == len(told)
+        select.select(known, [], [], max(0.0, min(seconds, LONGEST if everyone else POLL)))
 
 
 def pid_of(node: Node) -> int | None:
@@ -239,6 +275,13 @@ def _signal(words: Sequence[str]) -> tuple[signal.Signals, list[str]]:
         except (KeyError, ValueError):
             kept.append(word)
     return found, kept
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadNodes(f"--timeout {text} is no number of seconds") from None
 
 
 def _options() -> tuple[set[str], set[str]]:

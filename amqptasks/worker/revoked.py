@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from amqptasks.amqp import Delivery
+from amqptasks.bounded import drop_oldest
 from amqptasks.errors import AmqptasksError
 from amqptasks.transport import codec
 
@@ -42,8 +43,7 @@ class Revoked:
         for key in keys:
             known.pop(key, None)  # so that it is the youngest again
             known[key] = at
-        while len(known) > self._limit:
-            del known[next(iter(known))]
+        drop_oldest(known, self._limit)
         self.any = bool(self._ids or self._stamps)
 
     def covers(self, task_id: Any, delivery: Delivery) -> bool:
@@ -64,6 +64,14 @@ class Revoked:
         self._ids = {key: at for key, at in self._ids.items() if at > oldest}
         self._stamps = {key: at for key, at in self._stamps.items() if at > oldest}
         self.any = bool(self._ids or self._stamps)
+
+    @property
+    def stamps(self) -> dict[str, list[str]]:
+        """The stamps, by header."""
+        found: dict[str, list[str]] = {}
+        for name, value in self._stamps:
+            found.setdefault(name, []).append(value)
+        return found
 
     def __contains__(self, task_id: object) -> bool:
         return task_id in self._ids

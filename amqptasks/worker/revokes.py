@@ -15,6 +15,7 @@ from typing import Any
 from amqptasks import pidbox, revokes
 from amqptasks.amqp import Address, Delivery
 from amqptasks.backoff import reconnecting
+from amqptasks.bounded import drop_oldest
 from amqptasks.errors import AmqptasksError, InvalidMessage, TopologyMismatch, TransportError
 from amqptasks.ids import new_id
 from amqptasks.transport import codec
@@ -57,8 +58,7 @@ class Revokes:
         self._mark = ""
         self._reached = asyncio.Event()
         self._works = False
-        self._began = False
-        self._asked = False
+        self._began = self._told = False
         self._under_way: set[asyncio.Task[None]] = set()
         revoked.bound(settings["worker_revokes_limit"], settings["worker_revokes_retention"])
 
@@ -74,8 +74,7 @@ class Revokes:
             logger.warning(
                 "what is revoked cannot be read from %s: %s; other workers are asked", revokes.NAME, error
             )
-        if not self._asked and not link.lost.done():
-            self._asked = True
+        if not link.lost.done():
             try:
                 await self._ask_peers(link)
             except TransportError as error:
@@ -91,7 +90,9 @@ class Revokes:
         try:
             await link.declare(self._stream)
         except TopologyMismatch as error:
-            logger.debug("%s; using it as it is", error)
+            # Of `worker_revokes_retention` this worker keeps its own part; the stream was declared with another one.
+            logger.log(logging.DEBUG if self._told else logging.WARNING, "%s; using it as it is", error)
+            self._told = True
         taken: list[int] = []
         consumers: list[Consumer] = []
 
@@ -168,8 +169,7 @@ class Revokes:
         """These are on the stream, so nobody has to write them."""
         for task_id in ids:
             self._kept[task_id] = None
-        while len(self._kept) > 10_000:
-            del self._kept[next(iter(self._kept))]
+        drop_oldest(self._kept, 10_000)
 
     # --- writing -----------------------------------------------------------------------------------------
 
@@ -213,6 +213,9 @@ class Revokes:
         for answer in said.values() if isinstance(said, Mapping) else ():
             if isinstance(answer, Mapping):  # ids; Celery before 5.7: a mapping by id
                 self._revoked.add(map(str, answer.get("revoked") or ()))
+                stamps = answer.get("stamps")
+                if isinstance(stamps, Mapping):
+                    self._revoked.add_stamps(stamps)
         self._on_news()
 
     def _in_background(self, work: Any) -> None:

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from amqptasks import App
+from amqptasks.errors import Reject
 from integration.apps.interop_steps import register
 
 
@@ -15,6 +16,11 @@ def make(broker_url: str, **settings: Any) -> App:
     } | settings
     app = App("interop", broker=broker_url, **given)
     register(app, "amqptasks")
+
+    @app.task(name="interop.rejected", acks_late=True)
+    def rejected() -> None:
+        raise Reject("not mine", requeue=False)
+
     return app
 
 

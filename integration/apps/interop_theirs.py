@@ -8,6 +8,7 @@ import runpy
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import Reject
 from kombu import Queue
 
 from integration.apps.interop_steps import register
@@ -26,6 +27,11 @@ def make(broker_url: str, queues: str | None = None, **settings: Any) -> Celery:
     app.conf.update(settings)
     # Shared, they would be registered again on every Celery app of the process.
     register(app, "celery", shared=False)
+
+    @app.task(name="interop.rejected", acks_late=True, shared=False)
+    def rejected() -> None:
+        raise Reject("not mine", requeue=False)
+
     return app
 
 
