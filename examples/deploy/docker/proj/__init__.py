@@ -1,0 +1,1 @@
+"""The application that the deployment examples run."""
