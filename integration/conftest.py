@@ -1,6 +1,7 @@
 """One private RabbitMQ for the run, one vhost for a module."""
 
 import itertools
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from broker import CURE, PrivateNode, install, sweep  # noqa: E402  the path comes first
+from broker import CURE, PrivateNode, free_ports, install, sweep  # noqa: E402  the path comes first
 
 from integration.support import CeleryWorker, Proxy, WorkerProcess  # noqa: E402
 
@@ -63,11 +64,63 @@ def fresh_vhost(node: PrivateNode) -> Iterator[str]:
     node.delete_vhost(name)
 
 
+@pytest.fixture(scope="session")
+def managed() -> Iterator[tuple[PrivateNode, str]]:
+    """A second broker, with the management plugin, and the URL of its API; it counts anew every second."""
+    sweep()
+    if not install():
+        pytest.exit(CURE, returncode=69)
+    (port,) = free_ports(1)
+    listener: dict[str, str | int] = {"management.tcp.ip": PrivateNode.host, "management.tcp.port": port}
+    config = listener | {"collect_statistics_interval": 1000}
+    with PrivateNode(plugins=("rabbitmq_management",), config=config) as private:
+        yield private, f"http://guest:guest@{PrivateNode.host}:{port}/api/"
+
+
+@pytest.fixture(scope="session")
+def tls_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PrivateNode, int, Path]]:
+    """A node with a TLS port, that port, and its certificate for `localhost`, signed by itself."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key.pem", folder / "cert.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-days", "2"]
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        key,
+        "-out",
+        certificate,
+        *subject,
+    ]
+    subprocess.run(made, check=True, capture_output=True)
+    [port] = free_ports(1)
+    options: dict[str, str | int] = {
+        "listeners.ssl.default": f"127.0.0.1:{port}",
+        "ssl_options.cacertfile": str(certificate),
+        "ssl_options.certfile": str(certificate),
+        "ssl_options.keyfile": str(key),
+    }
+    with PrivateNode(config=options) as node:
+        yield node, port, certificate
+
+
 @pytest.fixture
 def proxy(node: PrivateNode) -> Iterator[Proxy]:
     """A proxy before the node; `proxy.url(vhost)`."""
     with Proxy(node.port) as between:
         yield between
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium (Playwright's `Browser`); see `support.browser.tab`."""
+    from integration.support import browser as chromium  # only the modules with pages pay for its import
+
+    yield from chromium.started()
 
 
 @pytest.fixture

@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
+from celery.worker.control import Panel
 
+from amqptasks.worker.commands import COMMANDS
+from integration.apps import interop_theirs
 from integration.support import CeleryWorker, WorkerProcess, wait_until
+from integration.support.peers import close_celery
 from integration.support.processes import ROOT, Process
 
 APP = "integration.apps.control_tasks"
@@ -118,6 +123,23 @@ def test_celery_revokes_and_kills_what_our_worker_runs(celery: Any, app: Any, tm
     assert result.state == "REVOKED"
 
 
+def test_each_question_of_a_stock_client_is_answered(ours: WorkerProcess, broker_url: str) -> None:
+    with Celery(broker=broker_url) as client:
+        asked = client.control.inspect([NODE], timeout=10.0)
+        words: dict[str, tuple[Any, ...]] = {
+            "hello": ("another@here",), "query_task": ("a", "b"), "registered": ("rate_limit",),
+            "conf": (True,), "active": (True,), "memdump": (3,), "objgraph": (),
+        }  # fmt: skip
+        answers = {name: getattr(asked, name)(*words.get(name, ()))[NODE] for name in INSPECTED}
+
+    assert answers["ping"] == {"ok": "pong"}
+    assert f"{APP}.add" in answers["registered"]
+    assert answers["stats"]["pid"] == ours.pid
+    assert answers["conf"]["task_default_queue"] == "amqptasks"
+    assert answers["query_task"] == {}
+    assert [name for name, answer in answers.items() if "error" in (answer or {})] == ["objgraph"]
+
+
 def test_an_unknown_command_is_an_error_of_the_reply(app: Any) -> None:
     [reply] = app.control.broadcast("no_such_thing", reply=True, destination=[NODE])
 
@@ -139,58 +161,194 @@ def theirs(broker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     worker.end()
 
 
-def keys(value: Any, path: str = "") -> set[str]:
-    """Every key below a reply, as a path; what is listed counts by its first element."""
+INSPECTED: dict[str, dict[str, Any]] = {
+    "active": {}, "active_queues": {}, "clock": {}, "conf": {}, "hello": {"from_node": "another@here"},
+    "memdump": {}, "memsample": {}, "objgraph": {}, "ping": {}, "query_task": {}, "registered": {}, "report": {},
+    "reserved": {}, "revoked": {}, "scheduled": {}, "stats": {},
+}  # fmt: skip
+"""Every question to a stock worker."""
+
+OURS_ALONE = {"stats": ("/counters",)}
+THEIRS_ALONE = {"stats": ("/pool/writes/avg", "/pool/writes/all", "/pool/writes/raw")}
+"""Where replies differ in their keys: our counts; what a pool of Celery's writes into each of its pipes."""
+USERS = {
+    "stats": ("/total/", "/broker/transport_options/"),
+    "conf": ("/",),
+    "active_queues": ("[]/queue_arguments/", "[]/consumer_arguments/"),
+}
+"""Where keys are names of the user's tasks, settings and arguments."""
+OTHER_TYPES = {
+    "[]/args": "text, as the sender wrote it: the parent decodes no body",
+    "[]/kwargs": "the same",
+    "[]/request/args": "the same",
+    "[]/request/kwargs": "the same",
+    "[][]/args": "the same",
+    "[][]/kwargs": "the same",
+}
+"""Where a value under the same key is of another type."""
+
+
+def shape(value: Any, path: str = "") -> dict[str, str]:
+    """Every key below a reply, as a path, with the type of its value; of a list, of all its elements."""
+    kind = "number" if type(value) in (int, float) else type(value).__name__
+    found = {path: kind}
     if isinstance(value, dict):
-        return {f"{path}/{key}" for key in value} | {
-            found for key, inner in value.items() for found in keys(inner, f"{path}/{key}")
-        }
-    return keys(value[0], f"{path}[]") if isinstance(value, list) and value else set()
+        for key, inner in value.items():
+            found |= shape(inner, f"{path}/{key}")
+    elif isinstance(value, list):
+        for inner in value:
+            found |= shape(inner, f"{path}[]")
+    return found
 
 
-@pytest.mark.parametrize("command", ["stats", "active_queues", "ping", "clock", "report"])
-def test_a_reply_has_the_keys_of_a_stock_workers(app: Any, theirs: str, command: str) -> None:
-    replies = app.control.inspect([NODE, theirs], timeout=10.0).request(command)
+@pytest.fixture(scope="class")
+def busy(app: Any, theirs: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """The ids of what runs."""
+    go = tmp_path_factory.mktemp("busy") / "go"
+    held = [app.send_task(f"{APP}.held", (str(go),)) for _ in range(2)]
+    slept = app.send_task("interop.sleep", (60,), queue="theirs")
+    asked = app.control.inspect([NODE, theirs], timeout=10.0)
+    wait_until(lambda: {len(tasks) for tasks in asked.active().values()} == {1, 2}, 20)
+    app.send_task(f"{APP}.add", (1, 1))
+    app.send_task("interop.add", (1, 1), queue="theirs")
+    celery = interop_theirs.make(app.conf.broker_url)
+    celery.send_task("interop.add", (1, 1), queue="theirs", countdown=60)
+    close_celery(celery)
+    app.control.revoke("never-sent", destination=[NODE, theirs], reply=True)
+    yield [*[call.id for call in held], slept.id]
+    go.touch()
+    app.control.revoke(slept.id, terminate=True, signal="SIGKILL", destination=[theirs])
+    wait_until(lambda: not any(asked.active().values()), 20)
 
-    missing = keys(replies[theirs]) - keys(replies[NODE])
-    # Of the pool's internals Celery alone has these; and names of tasks are the user's.
-    kept = {"/pool/writes/avg", "/pool/writes/all", "/pool/writes/raw"}
-    assert {key for key in missing if not key.startswith(("/total/", "/broker/transport_options/"))} <= kept
+
+def both(app: Any, theirs: str, command: str, arguments: dict[str, Any]) -> tuple[Any, Any]:
+    replies = app.control.broadcast(command, arguments, reply=True, destination=[NODE, theirs], timeout=10.0)
+    found = {node: answer for reply in replies for node, answer in reply.items()}
+    assert found.keys() == {NODE, theirs}
+    return found[NODE], found[theirs]
 
 
-@pytest.mark.parametrize("command", ["active", "reserved", "scheduled", "revoked", "registered", "conf"])
-def test_both_workers_answer_alike(app: Any, theirs: str, command: str) -> None:
-    replies = app.control.inspect([NODE, theirs], timeout=10.0).request(command)
+def early(app: Any) -> list[Any]:
+    """Our `scheduled`, which shows calls in their last second."""
 
-    assert type(replies[NODE]) is type(replies[theirs])
+    def seen() -> list[Any]:
+        app.send_task(f"{APP}.add", (2, 2), countdown=0.8)
+        return app.control.inspect([NODE], timeout=10.0).scheduled()[NODE]
+
+    return wait_until(seen, 20, interval=0.3)
 
 
-@pytest.mark.parametrize(
-    ("command", "arguments"),
-    [
-        ("enable_events", {}),
-        ("disable_events", {}),
-        ("rate_limit", {"task_name": "nobody.knows", "rate_limit": "1/s"}),
-        ("time_limit", {"task_name": "nobody.knows", "soft": 1.0, "hard": 2.0}),
-        ("revoke", {"task_id": ["a"]}),
-        ("terminate", {"task_id": ["a"], "signal": "SIGKILL"}),
-        ("revoke_by_stamped_headers", {"headers": {"k": ["v"]}}),
-        ("add_consumer", {"queue": "another"}),
-        ("cancel_consumer", {"queue": "another"}),
-        ("pool_grow", {"n": 1}),
-        ("pool_shrink", {"n": 1}),
-        ("pool_restart", {}),
-        ("autoscale", {"max": 3, "min": 1}),
-        ("nothing", {}),
-    ],
-)
-def test_control_commands_answer_as_a_stock_workers(
+class TestReplies:
+    """Of both kinds of worker, while each runs a call, has another one waiting, and a third one early."""
+
+    @pytest.mark.parametrize("command", INSPECTED)
+    def test_a_question_is_answered_with_the_same_keys(
+        self, app: Any, theirs: str, busy: list[str], command: str
+    ) -> None:
+        arguments = INSPECTED[command] | ({"ids": busy} if command == "query_task" else {})
+        ours, celerys = both(app, theirs, command, arguments)
+        if command == "scheduled":
+            ours = early(app)
+        if command == "query_task":
+            assert (len(ours), len(celerys)) == (2, 1)
+            ours, celerys = list(ours.values()), list(celerys.values())
+        assert ours or not celerys, "an empty reply has no keys to compare"
+
+        mine, other = shape(ours), shape(celerys)
+        kept = (*USERS.get(command, ()), *(f"{path}[]" for path in OTHER_TYPES))
+        lacking = [key for key in other.keys() - mine.keys() if not key.startswith(kept)]
+        extra = [key for key in mine.keys() - other.keys() if not key.startswith(kept)]
+        assert set(lacking) == set(THEIRS_ALONE.get(command, ()))
+        assert {key for key in extra if not key.startswith(OURS_ALONE.get(command, ("none",)))} == set()
+        told = {key: (mine[key], other[key]) for key in mine.keys() & other.keys()}
+        differ = {key for key, kinds in told.items() if len({*kinds} - {"NoneType"}) > 1}
+        assert {key for key in differ if not key.startswith(kept)} <= OTHER_TYPES.keys(), told
+
+    @pytest.mark.parametrize(
+        ("alias", "command"),
+        [
+            ("dump_active", "active"), ("dump_conf", "conf"), ("dump_reserved", "reserved"),
+            ("dump_revoked", "revoked"), ("dump_schedule", "scheduled"), ("dump_tasks", "registered"),
+        ],
+    )  # fmt: skip
+    def test_the_old_names_are_understood(
+        self, app: Any, theirs: str, busy: list[str], alias: str, command: str
+    ) -> None:
+        for answer in both(app, theirs, alias, {}):
+            assert type(answer) is (dict if command == "conf" else list)
+
+    def test_attributes_of_tasks_are_told_as_celery_tells_them(
+        self, app: Any, theirs: str, busy: list[str]
+    ) -> None:
+        asked = {"taskinfoitems": ["serializer", "max_retries", "acks_late", "no_such"]}
+        ours, celerys = both(app, theirs, "registered", asked)
+
+        assert f"{APP}.add [serializer=json max_retries=3 acks_late=False]" in ours
+        assert "interop.add [serializer=json max_retries=3 acks_late=False]" in celerys
+
+
+CHANGING: list[tuple[str, dict[str, Any]]] = [
+    ("enable_events", {}),
+    ("enable_events", {}),
+    ("disable_events", {}),
+    ("heartbeat", {}),
+    ("rate_limit", {"task_name": "TASK", "rate_limit": "100/s"}),
+    ("rate_limit", {"task_name": "TASK", "rate_limit": 0}),
+    ("rate_limit", {"task_name": "TASK", "rate_limit": "a/b"}),
+    ("rate_limit", {"task_name": "nobody.knows", "rate_limit": "1/s"}),
+    ("rate_limit", {}),
+    ("time_limit", {"task_name": "TASK", "soft": 100.0, "hard": 200.0}),
+    ("time_limit", {"task_name": "TASK", "soft": None, "hard": None}),
+    ("time_limit", {"task_name": "nobody.knows", "soft": 1.0, "hard": 2.0}),
+    ("revoke", {"task_id": "a"}),
+    ("revoke", {"task_id": ["a", "b"], "terminate": True}),
+    ("terminate", {"task_id": ["a"], "signal": "SIGKILL"}),
+    ("revoke_by_stamped_headers", {"headers": {"k": ["v"]}}),
+    ("revoke_by_stamped_headers", {"headers": {"k": ["v"]}, "terminate": True}),
+    ("add_consumer", {"queue": "QUEUE"}),
+    ("cancel_consumer", {"queue": "QUEUE"}),
+    ("cancel_consumer", {"queue": "QUEUE"}),
+    ("pool_grow", {"n": 1}),
+    ("pool_shrink", {"n": 1}),
+    ("pool_restart", {}),
+    ("autoscale", {"max": 3, "min": 1}),
+    ("nothing", {}),
+]
+SILENT = {"shutdown": "Celery's answers nothing", "election": "without gossip Celery's answers an error"}
+"""What cannot be compared."""
+
+
+@pytest.mark.parametrize(("command", "arguments"), CHANGING)
+def test_a_change_is_answered_as_by_a_stock_worker(
     app: Any, theirs: str, command: str, arguments: dict[str, Any]
 ) -> None:
-    replies = app.control.broadcast(command, arguments, reply=True, destination=[NODE, theirs], timeout=10.0)
+    """Both say ok, in the same words, or both say an error."""
+    answers: dict[str, Any] = {}
 
-    both = {node: answer for reply in replies for node, answer in reply.items()}
-    assert both[NODE].keys() == both[theirs].keys(), both
+    def answer(node: str, said: dict[str, Any]) -> str:
+        [reply] = app.control.broadcast(command, said, reply=True, destination=[node], timeout=10.0)
+        answers[node] = reply[node]
+        return str(answers[node])
+
+    for node, meant in ((NODE, {"TASK": f"{APP}.add"}), (theirs, {"TASK": "interop.add"})):
+        # Each has a queue of its own: what one has declared the other would declare in another way.
+        said = {name: meant.get(str(value), value) for name, value in arguments.items()}
+        if "queue" in said:
+            said["queue"] = f"extra.{node}"
+        # A pool of Celery's that has just grown may say that it is too busy to shrink.
+        wait_until(lambda node=node, said=said: "busy" not in answer(node, said), 10)
+
+    ours, celerys = answers[NODE], answers[theirs]
+    assert shape(ours) == shape(celerys), answers
+    if ours is not None and "ok" in ours:
+        assert str(ours["ok"]).replace(NODE, theirs) == str(celerys["ok"])
+
+
+def test_every_command_of_a_stock_worker_is_compared() -> None:
+    compared = INSPECTED.keys() | {command for command, _ in CHANGING} | SILENT.keys()
+
+    assert compared - {"nothing"} == Panel.meta.keys()
+    assert COMMANDS.keys() >= Panel.meta.keys() - {"objgraph"}
 
 
 def test_our_command_line_asks_a_celery_worker(amqptasks: Any, theirs: str) -> None:
@@ -268,7 +426,7 @@ def test_a_state_knows_workers_and_tasks(app: Any, ours: WorkerProcess) -> None:
 
     assert result is not None
     task = state.tasks[result.id]
-    assert (task.name, task.state, task.worker, task.result) == (f"{APP}.add", "SUCCESS", NODE, "8")
+    assert (task.name, task.state, task.worker.hostname, task.result) == (f"{APP}.add", "SUCCESS", NODE, "8")
     assert NODE in [worker.hostname for worker in state.alive_workers()]
 
 
