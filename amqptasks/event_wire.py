@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from amqptasks.amqp import TRANSIENT, Address, Binding, Entity, Envelope, Exchange, Properties, Queue
 from amqptasks.errors import InvalidMessage
+from amqptasks.pidbox import Clock
+
+Happened = tuple[float, str, bytes]
+"""What happened to a call: when (seconds since the epoch), its id, and the rest of the event: JSON without brackets."""
 
 
-def _utcoffset() -> float:
+def utcoffset() -> float:
     """Hours west of Greenwich, now."""
     return -time.localtime().tm_gmtoff / 3600
 
@@ -25,7 +29,6 @@ class Stamp:
 
     hostname: str
     pid: int
-    utcoffset: float = field(default_factory=_utcoffset)
 
     def event(self, kind: str, clock: int, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return an event that happens now."""
@@ -35,9 +38,40 @@ class Stamp:
             "hostname": self.hostname,
             "pid": self.pid,
             "clock": clock,
-            "utcoffset": self.utcoffset,
+            "utcoffset": utcoffset(),
             **fields,
         }
+
+
+def batch(happened: Iterable[Happened], stamp: Stamp, clock: Clock) -> bytes:
+    """Return the body of a message of many task events. A busy worker sends fifty thousand a second: only what
+    differs between them is written anew."""
+    who = {"hostname": stamp.hostname, "pid": stamp.pid, "utcoffset": utcoffset()}
+    common = encoded(who)[1:-1].replace(b"%", b"%%")
+    event = b'"timestamp":%b,"clock":%d,"uuid":%b,' + common + b",%b"
+    number, events = clock.value, []
+    for at, call, told in happened:
+        number += 1
+        events.append(event % (orjson.dumps(at), number, encoded(call), told))
+    clock.value = number
+    return b"[{" + b"},{".join(events) + b"}]"
+
+
+def received(fields: Mapping[str, Any], root_id: Any, parent_id: Any, args: Any, kwargs: Any) -> bytes:
+    """Return what the event of a call tells that was received; `fields` are the headers that admission reads."""
+    get = fields.get
+    told = {
+        "type": "task-received",
+        "name": get("task"),
+        "args": args,
+        "kwargs": kwargs,
+        "root_id": root_id,
+        "parent_id": parent_id,
+        "retries": get("retries", 0),
+        "eta": get("eta"),
+        "expires": get("expires"),
+    }
+    return encoded(told)[1:-1]
 
 
 def exchange(settings: Mapping[str, Any]) -> Exchange:
@@ -62,13 +96,8 @@ def receiving(
     return source, queue, Binding(source.name, queue.name, routing_key)
 
 
-def envelope(
-    routing_key: str,
-    body: Mapping[str, Any] | list[dict[str, Any]],
-    hostname: str,
-    settings: Mapping[str, Any],
-) -> Envelope:
-    """Return the message of an event, or of several: transient, and dropped if nobody listens."""
+def envelope(routing_key: str, body: bytes, hostname: str, settings: Mapping[str, Any]) -> Envelope:
+    """Return the message of an event, or of a list of them: transient, and dropped if nobody listens."""
     properties = Properties(
         content_type="application/json",
         content_encoding="utf-8",
@@ -77,10 +106,11 @@ def envelope(
         priority=0,
     )
     address = Address(settings["event_exchange"], routing_key)
-    return Envelope(address, _encoded(body), properties, "drop")
+    return Envelope(address, body, properties, "event")
 
 
-def _encoded(body: Any) -> bytes:
+def encoded(body: Any) -> bytes:
+    """Return it as JSON, whatever it holds."""
     try:
         return orjson.dumps(body, default=repr)
     except TypeError:  # a number beyond 64 bits, a key that is no text

@@ -5,6 +5,7 @@ Knows the events' wire and the blocking connection. A Celery worker's events are
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import socket
@@ -16,12 +17,14 @@ from amqptasks import event_wire
 from amqptasks.amqp import Delivery, Envelope
 from amqptasks.config import Config
 from amqptasks.control import Control
-from amqptasks.errors import InvalidMessage
+from amqptasks.errors import AccessRefused, InvalidMessage, TopologyMismatch, TransportError
 from amqptasks.event_state import State
 from amqptasks.ids import new_id, process
 from amqptasks.pidbox import Clock
 from amqptasks.transport import codec
 from amqptasks.transport.blocking import BlockingConnection
+
+logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], Any]
@@ -32,7 +35,7 @@ SENT = {
 }  # fmt: skip
 """The fields of `task-sent`, and the headers of a call that they come from."""
 WAITING = 100_000
-"""Events that wait for a slow program; then the oldest are dropped, and counted."""
+"""Events that wait for a slow program; what comes when there are so many is dropped, and counted."""
 
 
 class Monitored(Protocol):
@@ -130,10 +133,20 @@ class Receiver:
             return
         for event in events:
             event["local_received"] = time.time()
-            try:
-                self._events.put_nowait(event)
-            except queue.Full:
-                self.dropped += 1
+            while True:
+                try:
+                    self._events.put_nowait(event)
+                    break
+                except queue.Full:
+                    self._drop_one()
+
+    def _drop_one(self) -> None:
+        """Make room; the program may have done so meanwhile."""
+        try:
+            self._events.get_nowait()
+        except queue.Empty:
+            return
+        self.dropped += 1
 
 
 class Dispatcher:
@@ -154,7 +167,9 @@ class Dispatcher:
         stamp = event_wire.Stamp(self._hostname, os.getpid())
         event = stamp.event(type, self._clock.forward(), fields)
         key = type.replace("-", ".")
-        self._app.connection.publish([event_wire.envelope(key, event, self._hostname, settings)])
+        self._app.connection.publish(
+            [event_wire.envelope(key, event_wire.encoded(event), self._hostname, settings)]
+        )
 
 
 class Events:
@@ -162,10 +177,16 @@ class Events:
 
     def __init__(self, app: Monitored) -> None:
         self.app = app
+        self.dropped = 0
+        """Events `task-sent` that the broker was too slow for, or that were refused."""
         self._clock = Clock()
+        self._declared = False
 
     def sent(self, envelope: Envelope, queue: str | None) -> None:
-        """Tell that a call was sent (`task_send_sent_event`), without waiting until the broker has the event."""
+        """Tell that a call was sent (`task_send_sent_event`): now, or not at all. Raises nothing of the broker's.
+
+        The first time it waits until the exchange is declared.
+        """
         headers = envelope.properties.headers or {}
         fields = {name: headers.get(header) for name, header in SENT.items()}
         address = envelope.address
@@ -173,7 +194,23 @@ class Events:
         settings = event_wire.settings_of(self.app.conf)
         stamp = event_wire.Stamp(f"gen{process()}@{socket.gethostname()}", process())
         event = stamp.event("task-sent", self._clock.forward(), fields | where)
-        self.app.connection.submit([event_wire.envelope("task.sent", event, stamp.hostname, settings)])
+        message = event_wire.envelope("task.sent", event_wire.encoded(event), stamp.hostname, settings)
+        try:
+            self._declare(settings)
+            self.app.connection.submit([message], wait=False)
+        except TransportError as error:
+            self.dropped += 1
+            logger.debug("the call %s is not told of: %s", fields["uuid"], error)
+
+    def _declare(self, settings: Mapping[str, Any]) -> None:
+        """Without the exchange, each event would cost the channel that calls are published on."""
+        if self._declared:
+            return
+        try:
+            self.app.connection.declare(event_wire.exchange(settings))
+        except (AccessRefused, TopologyMismatch) as error:
+            logger.debug("%s; using it as it is", error)
+        self._declared = True
 
     def Receiver(  # noqa: N802 (Celery's name)
         self,
@@ -185,10 +222,9 @@ class Events:
         """Return a receiver; `channel`, Celery's connection, means nothing here."""
         return Receiver(self.app, handlers, routing_key, state)
 
-    def State(  # noqa: N802 (Celery's name)
-        self, max_workers_in_memory: int = 5000, max_tasks_in_memory: int = 10_000
-    ) -> State:
-        return State(max_workers_in_memory, max_tasks_in_memory)
+    def State(self, *args: Any, **options: Any) -> State:  # noqa: N802 (Celery's name)
+        """Return a state; takes what `amqptasks.event_state.State` takes."""
+        return State(*args, **options)
 
     def Dispatcher(self, hostname: str | None = None) -> Dispatcher:  # noqa: N802 (Celery's name)
         return Dispatcher(self.app, hostname)

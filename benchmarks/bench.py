@@ -26,7 +26,6 @@ class Bench:
         self.url = url
         self.quick = quick
         self._folder = tempfile.TemporaryDirectory()
-        self._templates: dict[tuple[str, Mode], wire.Template] = {}
         self._prebuilt: dict[tuple[str, Mode, int], list[bytes]] = {}
         self._redis: RedisServer | None = None
         self._broker = listener(pika.URLParameters(url).port)

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from contenders import CONTENDERS, Contender
 from contenders.base import from_threads, one_by_one
+from names import names
 
 LONG = 1.0
 """Seconds of a long task in the mix."""
@@ -157,6 +158,18 @@ def _together(contender: Contender, once: Callable[[], object], count: int) -> d
     return {"began": began}
 
 
+def ping(contender: Contender, count: int, rounds: int) -> dict[str, float]:
+    """Seconds until the last of so many workers has answered: the first time, which connects, and after."""
+    once, times = contender.client_ping(), []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        answers = once(names(count))
+        times.append(time.perf_counter() - start)
+        if answers != count:
+            raise RuntimeError(f"{answers} of {count} workers answered")
+    return {"first": times[0], "p50": sorted(times[1:])[rounds // 2], "most": max(times[1:])}
+
+
 WORK: dict[str, Callable[..., dict[str, float]]] = {
     work.__name__: work
     for work in (
@@ -173,6 +186,7 @@ WORK: dict[str, Callable[..., dict[str, float]]] = {
         late,
         failing,
         waiting,
+        ping,
     )
 }
 

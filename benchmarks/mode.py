@@ -31,6 +31,8 @@ class Mode:
     """Where results go, if not over RabbitMQ: a URL. Rows say `redis`; `Bench.set_up` makes it a URL."""
     slots: int = CONCURRENCY
     """Tasks that run at the same time."""
+    events: bool = False
+    """Whether its workers tell monitors of every task."""
 
     def to_environment(self) -> dict[str, str]:
         return {VARIABLE: json.dumps(asdict(self))}

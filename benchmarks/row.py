@@ -35,6 +35,10 @@ class Row:
     limit: Callable[[Bench, Mode], Measured] | None = None
     peers_mode: Mapping[str, object] | None = None
     """Of the others, where it is not the same."""
+    monitored: bool = False
+    """It measures events or remote control, which not every contender has."""
+    alone: bool = False
+    """It measures what can be simulated of this project only."""
 
     def mode_of(self, contender: Contender, url: str) -> Mode:
         given = self.mode if self.peers_mode is None or contender.name == "amqptasks" else self.peers_mode
@@ -46,6 +50,8 @@ class Row:
             (contender.has_results or not mode.results)
             and (contender.quorum or mode.queue_type != "quorum")
             and (mode.pool is None or mode.pool in contender.pools)
+            and (contender.has_events or not self.monitored)
+            and (contender.name == "amqptasks" or not self.alone)
         )
 
 

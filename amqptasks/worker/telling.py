@@ -1,23 +1,28 @@
-"""What a child tells of a run for its event: the fields that only it knows, as JSON beside the outcome. Pure."""
+"""What a child tells of a run for its event: the fields that only it knows, beside the outcome. Pure.
+
+They are a JSON object without its brackets: the parent writes before them what it knows.
+"""
 
 from __future__ import annotations
 
+import signal
 import traceback as tracebacks
 from typing import Any
 
-import orjson
-
 from amqptasks import states
-from amqptasks.amqp import Parcel
 from amqptasks.errors import Reject, Retry
+from amqptasks.event_wire import encoded
 from amqptasks.shown import shown
 from amqptasks.worker.outcome import Cause, Outcome, Run
+
+SUCCEEDED = b'"type":"task-succeeded","result":%b,"runtime":%b'
 
 
 def ended(outcome: Outcome, state: str, value: Any, runtime: float) -> Outcome:
     """Return the outcome of a run that has ended by itself, with its event; an ignored one has none."""
     if state == states.SUCCESS:
-        return _with(outcome, "task-succeeded", result=shown(value), runtime=runtime)
+        event = SUCCEEDED % (encoded(shown(value)), encoded(runtime))
+        return Outcome(outcome.verdict, outcome.publish, outcome.state, event)
     if state == states.RETRY:
         cause = value.exc if isinstance(value, Retry) and value.exc is not None else value
         return _with(outcome, "task-retried", exception=shown(cause), traceback=_trace(value))
@@ -28,6 +33,11 @@ def ended(outcome: Outcome, state: str, value: Any, runtime: float) -> Outcome:
     return outcome
 
 
+def raised(outcome: Outcome, error: Any) -> Outcome:
+    """Return the outcome of a failure with an event that names the class alone: what metrics need of it."""
+    return _with(outcome, "task-failed", exception=type(error).__name__, traceback="")
+
+
 def obituary(outcome: Outcome, run: Run) -> Outcome:
     """Return the outcome of what was ended from outside, with its event."""
     if outcome.state == states.REVOKED:
@@ -35,7 +45,7 @@ def obituary(outcome: Outcome, run: Run) -> Outcome:
             outcome,
             "task-revoked",
             terminated=run.cause is Cause.TERMINATED,
-            signum=None,
+            signum=_signum(run.detail) if run.cause is Cause.TERMINATED else None,
             expired=run.cause is Cause.EXPIRED,
         )
     if outcome.state == states.RETRY:
@@ -50,6 +60,12 @@ def refused(outcome: Outcome, error: Exception) -> Outcome:
     return _with(outcome, "task-failed", exception=shown(error), traceback="")
 
 
+def _signum(reason: str) -> int | None:
+    """The number of the signal that a termination names: `revoked (SIGTERM)`."""
+    named = signal.Signals.__members__.get(reason.rpartition("(")[2].rstrip(")"))
+    return None if named is None else int(named)
+
+
 def _end(run: Run) -> str:
     if run.cause is Cause.TIMEOUT:
         return f"TimeLimitExceeded({run.detail})"
@@ -61,5 +77,4 @@ def _trace(value: Any) -> str:
 
 
 def _with(outcome: Outcome, kind: str, **fields: Any) -> Outcome:
-    event = Parcel("", kind, b"", orjson.dumps(fields), "", "event")
-    return Outcome(outcome.verdict, (*outcome.publish, event), outcome.state)
+    return Outcome(outcome.verdict, outcome.publish, outcome.state, encoded({"type": kind, **fields})[1:-1])

@@ -17,6 +17,7 @@ class Amqptasks:
     has_results = True
     quorum = True
     has_batches = True
+    has_events = True
     pools = frozenset({"asyncio", "threads"})
 
     def version(self) -> list[str]:
@@ -26,6 +27,8 @@ class Amqptasks:
         command = [program("amqptasks"), "-A", "apps.on_amqptasks", "worker", "-c", str(mode.slots)]
         if mode.pool is not None:
             command += ["-P", mode.pool]
+        if mode.events:
+            command += ["-E"]
         if mode.prefetch is not None:
             command += ["--prefetch-multiplier", str(mode.prefetch // CONCURRENCY)]
         return command, {}
@@ -109,6 +112,14 @@ class Amqptasks:
         from apps.on_amqptasks import app
 
         return app.batch
+
+    def client_ping(self) -> Callable[[list[str]], int]:
+        from apps.on_amqptasks import app
+
+        return lambda names: len(app.control.inspect(names, timeout=10.0).ping() or {})
+
+    def ping(self, names: list[str]) -> list[str]:
+        return [program("amqptasks"), "-A", "apps.on_amqptasks", "inspect", "ping", "-d", ",".join(names)]
 
     def client_send_late(self) -> Callable[[float, float], object]:
         from apps.on_amqptasks import late

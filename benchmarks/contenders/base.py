@@ -43,6 +43,8 @@ class Contender(Protocol):
     """Its queues can be quorum queues."""
     has_batches: bool
     """It can publish several at once; who cannot is measured one by one."""
+    has_events: bool
+    """Its workers tell monitors of their tasks, and answer remote control, on Celery's wire."""
     pools: frozenset[str]
     """The pools that it has, besides its default, of those that are measured."""
 
@@ -82,6 +84,12 @@ class Contender(Protocol):
 
     def client_together(self) -> Callable[[], AbstractContextManager[object]]:
         """A block whose publishes are waited for together, where it has batches."""
+
+    def client_ping(self) -> Callable[[list[str]], int]:
+        """What asks workers by name whether they are there, and returns how many have answered."""
+
+    def ping(self, names: list[str]) -> list[str]:
+        """The command that asks the same."""
 
     def client_send_late(self) -> Callable[[float, float], object]:
         """What publishes a task that is due in so many seconds, and is told when by the monotonic clock."""

@@ -16,6 +16,7 @@ class Celery:
     has_results = True
     quorum = True
     has_batches = False
+    has_events = True
     pools = frozenset({"threads"})
 
     def version(self) -> list[str]:
@@ -34,6 +35,8 @@ class Celery:
         ]
         if mode.pool is not None:
             command += ["-P", mode.pool]
+        if mode.events:
+            command += ["-E"]
         if mode.prefetch is not None:
             command += ["--prefetch-multiplier", str(mode.prefetch // CONCURRENCY)]
         return command, {"C_FORCE_ROOT": "1"}
@@ -104,6 +107,14 @@ class Celery:
 
     def client_together(self) -> Callable[[], AbstractContextManager[object]]:
         return nullcontext
+
+    def client_ping(self) -> Callable[[list[str]], int]:
+        from apps.on_celery import app
+
+        return lambda names: len(app.control.inspect(names, timeout=10.0, limit=len(names)).ping() or {})
+
+    def ping(self, names: list[str]) -> list[str]:
+        return [program("celery"), "-A", "apps.on_celery", "inspect", "ping", "-d", ",".join(names)]
 
     def client_send_late(self) -> Callable[[float, float], object]:
         from apps.on_celery import late

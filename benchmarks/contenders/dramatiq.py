@@ -18,6 +18,7 @@ class Dramatiq:
     has_results = False
     quorum = False
     has_batches = False
+    has_events = False
     pools = frozenset({"threads"})
 
     def version(self) -> list[str]:
