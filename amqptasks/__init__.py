@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from amqptasks.routing import Exchange, Queue
     from amqptasks.sharing import shared_task
     from amqptasks.signatures import Signature, maybe_signature, signature
+    from amqptasks.signatures import subtask as subtask
     from amqptasks.task import Task
     from amqptasks.waiting import allow_join_result
 
@@ -70,6 +71,7 @@ _HOMES = {
     "maybe_signature": "signatures",
     "shared_task": "sharing",
     "signature": "signatures",
+    "subtask": "signatures",
     "xmap": "canvas",
     "xstarmap": "canvas",
 }

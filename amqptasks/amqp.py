@@ -89,16 +89,17 @@ class Properties:
     app_id: str | None = None
 
 
-Fate = Literal["raise", "drop", "dead", "count", "event"]
-"""What becomes of an unroutable message: tell the caller, forget it (a result whose client is gone), put it into the
-dead-letter queue, or publish it again until there is a queue (a count of a chord, which others may stand for).
-An event is never published as it is: the worker's parent completes and batches it."""
+Fate = Literal["raise", "drop", "dead", "count", "event", "part"]
+"""What becomes of an unroutable message: tell the caller, forget it (a result whose client is gone), put it into
+the dead-letter queue, or publish it again until there is a queue (a count of a chord, which others may stand
+for). Of a chord's part it must be asked why: see `late_parts`.
+The broker is not even asked to send back an event that nobody listens to: it would come back as a whole."""
 
 
 @quick
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A message with its address, ready to be published. Always published with `mandatory` and confirmed."""
+    """A message with its address, ready to be published. Always confirmed, and `mandatory` unless it is an event."""
 
     address: Address
     body: bytes

@@ -18,9 +18,9 @@ from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, cast, overload
 from amqptasks import builtin, dotted, naming, registry, signals
 from amqptasks import result as results
 from amqptasks.annotating import Annotations
+from amqptasks.commands import Commanding
 from amqptasks.config import Config
 from amqptasks.decorating import BoundDecorator, Decorator
-from amqptasks.periodic import Periodic
 from amqptasks.registry import AnyTask, Registrar, TaskRegistry, make_task, shared
 from amqptasks.signatures import Signature, signature
 from amqptasks.task import CoroutineTask
@@ -41,7 +41,7 @@ class _Default:
 DEFAULT: Final = _Default()
 
 
-class App(Periodic):
+class App(Commanding):
     """An application: its settings (`conf`), its tasks (`tasks`, `@app.task`), and what sends them.
 
     `main` stands for the module's name in tasks that are defined in `__main__`. `backend=None` means no
@@ -179,7 +179,7 @@ class App(Periodic):
 
     def _complete(self) -> None:
         for name, body in builtin.BODIES.items():
-            self._registrar.add(make_task(body, name, BaseTask, {"bind": True}, self))
+            self._registrar.add(make_task(body, name, BaseTask, builtin.options_of(name), self))
         # Only now: the settings may not have been complete before, and are read once.
         self._annotations = Annotations(self.conf.task_annotations)
         for task in list(self._registrar.tasks.values()):

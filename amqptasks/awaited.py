@@ -10,6 +10,7 @@ of many loops still has one reply queue. Knows nothing of tasks.
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -68,9 +69,9 @@ def _nobody(*_: Any) -> Any:
 class Awaited(Resources):
     """The part of an app that is awaited. One coroutine or many may use it, on any number of loops."""
 
+    @abstractmethod
     def redeclare(self) -> None:
         """Declare again what this process had declared: something of it turned out to be missing. Blocks."""
-        raise NotImplementedError
 
     async def gathered(
         self,

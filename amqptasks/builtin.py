@@ -6,16 +6,21 @@ Bodies and options only; `app` registers them. They know signatures, run them in
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from amqptasks import late_parts
 from amqptasks.canvas import failing, joining, sending
 from amqptasks.canvas.parts import EXPIRED, PART, UNLOCK, Place
-from amqptasks.errors import EncodeError, StoreUnavailable, TooLarge, TransportError
+from amqptasks.errors import QueueDown, StoreUnavailable, TransportError
+from amqptasks.late_parts import LATE
 from amqptasks.signatures import signature
 
 AGAIN = 1.0
 """Seconds until a join that met another one, or no broker, is tried again."""
+LONGEST = 30.0
+"""Seconds at most until it is asked again whether a queue's node is back."""
 
 
 def backend_cleanup(self: Any) -> None:
@@ -59,42 +64,57 @@ def composed(kind: str) -> Callable[..., None]:
         stored = {"task": f"celery.{kind}", "subtask_type": kind, "args": args, "immutable": False, **held}
         sig = sending.then(signature(stored, app=self.app), self.request.chain or (), self.app)
         self.request.chain = None  # it is sent with the canvas
-        try:
-            sending.send(sig)
-        except (TooLarge, EncodeError) as error:
-            failing.fail(self.app, sig, error, self.request.id)
+        with _again(self):
+            try:
+                sending.send(sig)
+            except Exception as error:
+                if not failing.hopeless(error):
+                    raise
+                failing.fail(self.app, sig, error, self.request.id)
 
     return send
 
 
+@contextmanager
+def _again(task: Any) -> Iterator[None]:
+    """What the broker, a store or another join has no answer to now is tried again, until it has one."""
+    try:
+        yield
+    except QueueDown as error:  # until the cluster's node is back, which may take long
+        raise task.retry(exc=error, countdown=min(LONGEST, AGAIN * 2**task.request.retries)) from error
+    except (joining.Busy, TransportError, StoreUnavailable) as error:
+        raise task.retry(exc=error, countdown=AGAIN) from error
+
+
 def chord_unlock(self: Any, group_id: str, size: int, **kwargs: Any) -> bool:
     """Fire a chord if all its parts are there; return whether that was now."""
-    try:
+    with _again(self):
         return joining.unlock(self.app, group_id, size)
-    except (joining.Busy, TransportError, StoreUnavailable) as error:
-        raise self.retry(exc=error, countdown=AGAIN) from error
 
 
 def chord_expired(self: Any, group_id: str, seconds: float) -> None:
     """Fail a chord that is not done by now."""
-    try:
+    with _again(self):
         joining.expired(self.app, group_id, seconds)
-    except (joining.Busy, TransportError, StoreUnavailable) as error:
-        raise self.retry(exc=error, countdown=AGAIN) from error
 
 
 def chord_part(self: Any, value: Any = None, failed: bool = False, **place: Any) -> None:
     """Leave the part of a chord's member that a worker of Celery's ran."""
-    try:
+    with _again(self):
         joining.part_by_call(self.app, value, Place.of(place), failed, self.request.parent_id)
-    except (joining.Busy, TransportError, StoreUnavailable) as error:
-        raise self.retry(exc=error, countdown=AGAIN) from error
+
+
+def chord_late(self: Any, group_id: str, header: str, body: str) -> None:
+    """Leave a part that found no queue, unless its chord is done."""
+    with _again(self):
+        joining.late(self.app, group_id, late_parts.part(group_id, header, body))
 
 
 BODIES: Mapping[str, Callable[..., Any]] = {
     UNLOCK: chord_unlock,
     PART: chord_part,
     EXPIRED: chord_expired,
+    LATE: chord_late,
     "amqptasks.backend_cleanup": backend_cleanup,
     "amqptasks.accumulate": accumulate,
     "amqptasks.map": mapped,
@@ -111,18 +131,21 @@ BODIES: Mapping[str, Callable[..., Any]] = {
     },
 }
 
-_LATE = frozenset({UNLOCK, PART, EXPIRED, "amqptasks.chain", "amqptasks.group", "amqptasks.chord"})
+LATE_TASKS = frozenset({UNLOCK, PART, EXPIRED, LATE, "amqptasks.chain", "amqptasks.group", "amqptasks.chord"})
+"""Those by which workers carry a workflow on."""
 
 
 def options_of(name: str) -> dict[str, Any]:
     """Return a built-in task's options. What carries a workflow on is acknowledged when it is done, and goes on
     after a crash."""
-    if name not in _LATE:
+    if name not in LATE_TASKS:
         return {"bind": True}
     return {
         "bind": True,
         "acks_late": True,
         "reject_on_worker_lost": True,
+        "retry_on_worker_lost": False,
         "ignore_result": True,
         "max_retries": None,
+        "rate_limit": 0,
     }

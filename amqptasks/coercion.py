@@ -36,6 +36,7 @@ Seconds = Annotated[float, Between(0)]
 Count = Annotated[int, Between(1)]
 Natural = Annotated[int, Between(0)]
 Priority = Annotated[int, Between(0, 255)]
+Port = Annotated[int, Between(0, 65535)]
 Strings = tuple[str, ...]
 
 

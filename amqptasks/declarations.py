@@ -174,6 +174,6 @@ def _outlast(connection: Declarer, entities: Sequence[Entity]) -> None:
         except TransportError as error:
             if not outage(error) or time.monotonic() + pause > deadline:
                 raise
-            time.sleep(pause)
+            time.sleep(pause)  # nothing tells when the broker is back; `deadline` bounds it
         else:
             return

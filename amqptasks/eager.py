@@ -23,11 +23,13 @@ from amqptasks import signals, states
 from amqptasks.backends.base import Meta
 from amqptasks.client import Client
 from amqptasks.composing import compose
-from amqptasks.errors import ExceptionInfo, Ignore, Reject, Retry, TaskRevoked
+from amqptasks.einfo import ExceptionInfo
+from amqptasks.errors import Ignore, Reject, Retry, TaskRevoked
 from amqptasks.options import check_names
 from amqptasks.protocol import TaskMessage
 from amqptasks.request import Request
 from amqptasks.result import AsyncResult
+from amqptasks.serialization import dumps, loads
 from amqptasks.signatures import maybe_signature
 
 logger = logging.getLogger(__name__)
@@ -105,6 +107,9 @@ def apply(
     """Run `task` to its end, retries and callbacks included; see `Task.apply`."""
     check_names(options, task.name)
     app = task.app
+    named = options.get("serializer")
+    if named is not None:
+        args, kwargs = _read_back(args, kwargs, named)
     # Nothing is sent, so no reply queue is needed and nothing need be routed.
     call = {**options, "ignore_result": True, "queue": None, "exchange": None, "routing_key": None}
     message = replace(
@@ -113,6 +118,19 @@ def apply(
     )
     propagate = app.conf.task_eager_propagates if throw is None else throw
     return _run(task, message, propagate)
+
+
+def as_sent(app: Client) -> dict[str, Any]:
+    """Return the option of what runs in place of a message: its arguments are what they would be there."""
+    return {"serializer": app.conf.task_serializer} if app.conf.task_always_eager else {}
+
+
+def _read_back(args: Sequence[Any], kwargs: Mapping[str, Any], serializer: str) -> Any:
+    written = dumps((args, kwargs), serializer)
+    accept = frozenset({written.content_type})
+    return loads(
+        written.body, written.content_type, written.content_encoding, accept=accept, limit=len(written.body)
+    )
 
 
 def _run(task: Runnable, message: TaskMessage, propagate: bool) -> EagerResult:
@@ -199,10 +217,10 @@ def _follow(app: Client, message: TaskMessage, ended: Ended) -> None:
     """Run what follows from the end: callbacks and the next step of the chain, or errbacks."""
     if ended.state == states.SUCCESS:
         for callback in message.callbacks or ():
-            _signature(app, callback).apply((ended.value,))
+            _signature(app, callback).apply((ended.value,), **as_sent(app))
         if message.chain:
             *rest, following = message.chain
-            _signature(app, following).apply((ended.value,), chain=rest or None)
+            _signature(app, following).apply((ended.value,), chain=rest or None, **as_sent(app))
     elif ended.state == states.FAILURE:
         for errback in message.errbacks or ():
             _signature(app, errback).apply((message.id,))

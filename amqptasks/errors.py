@@ -14,6 +14,7 @@
     │   ├── Nacked                      the broker refused the message (queue full, no majority)
     │   ├── TooLarge                    body or headers over the broker's limit
     │   ├── NotFound                    queue or exchange does not exist (404)
+    │   ├── QueueDown                   the queue's node is down (404)
     │   ├── ResourceLocked              exclusive to another connection (405)
     │   ├── TopologyMismatch            declared before with other arguments (406)
     │   └── ChannelClosed               any other channel error
@@ -31,6 +32,7 @@
     ├── ResultError                     the client's side of results
     │   ├── TimeoutError                get(timeout=) ran out (also the builtin TimeoutError)
     │   ├── ResultLost, StoreUnavailable    the broker may have lost the reply; the store does not answer
+    │   │   └── StoreTimeout            get(timeout=) ran out while it did not (also a TimeoutError)
     │   ├── ResultElsewhere             an rpc result belongs to the process that sent the task
     │   ├── ResultIgnored, NoBackend    there will never be a result
     │   ├── WouldDeadlock               get() inside a task (also a RuntimeError)
@@ -124,6 +126,10 @@ class ChannelClosed(TransportError):
 
 class NotFound(ChannelClosed):
     """The queue or exchange does not exist (AMQP 404)."""
+
+
+class QueueDown(ChannelClosed):
+    """The queue exists, and the cluster's node that holds it is down (AMQP 404); it comes back with the node."""
 
 
 class ResourceLocked(ChannelClosed):
@@ -264,26 +270,6 @@ class Retry(TaskPredicate):
         return f"Retry {self.humanize()}" + (f": {self.exc!r}" if self.exc is not None else "")
 
 
-class ExceptionInfo:
-    """What handlers get as `einfo`: the exception and its traceback as text; `str()` is the traceback."""
-
-    __slots__ = ("exception", "traceback")
-
-    def __init__(self, exception: BaseException, traceback: str) -> None:
-        self.exception = exception
-        self.traceback = traceback
-
-    @property
-    def type(self) -> type[BaseException]:
-        return type(self.exception)
-
-    def __str__(self) -> str:
-        return self.traceback
-
-    def __repr__(self) -> str:
-        return f"<ExceptionInfo: {self.exception!r}>"
-
-
 # --- results ---------------------------------------------------------------------------------------------
 
 
@@ -301,6 +287,10 @@ class ResultLost(ResultError):
 
 class StoreUnavailable(ResultError):
     """The database or Redis that keeps results did not answer within `result_store_timeout`."""
+
+
+class StoreTimeout(TimeoutError, StoreUnavailable):
+    """`get(timeout=)` ran out while the store did not answer, before `result_store_timeout`."""
 
 
 class ResultElsewhere(ResultError):

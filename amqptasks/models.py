@@ -47,13 +47,13 @@ class Models:
         self._task = task
         self._body = body
         self._signature = inspect.signature(body)
-        self._found: tuple[dict[str, Any], Any] | None = None
+        self._found: tuple[dict[str, Any], Any, frozenset[str]] | None = None
 
     def of_parameters(self) -> Mapping[str, Any]:
         """Return the model of each parameter that has one."""
         return self._models()[0]
 
-    def _models(self) -> tuple[dict[str, Any], Any]:
+    def _models(self) -> tuple[dict[str, Any], Any, frozenset[str]]:
         # On first use: an annotation may be of a class that stands further down in its module.
         if self._found is None:
             hints = _hints(self._body, self._signature)
@@ -62,7 +62,8 @@ class Models:
                 for each in self._signature.parameters.values()
                 if each.kind not in _VARIABLE and (model := self._model(hints.get(each.name))) is not None
             }
-            self._found = parameters, self._model(hints.get("return"))
+            nullable = frozenset(name for name in parameters if type(None) in typing.get_args(hints[name]))
+            self._found = parameters, self._model(hints.get("return")), nullable
         return self._found
 
     def _model(self, annotation: Any) -> Any:
@@ -73,15 +74,13 @@ class Models:
         is_model = isinstance(annotation, type) and issubclass(annotation, self._base)
         return annotation if is_model else None
 
-    def _may_be_none(self, name: str) -> bool:
-        return type(None) in typing.get_args(_hints(self._body, self._signature).get(name))
-
     def validated(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
         """Return the arguments with their models made. Raises TypeError, and pydantic's ValidationError."""
         bound = self._signature.bind(*args, **kwargs)
-        for name, model in self.of_parameters().items():
+        models, _, nullable = self._models()
+        for name, model in models.items():
             value = bound.arguments.get(name, _ABSENT)
-            if value is _ABSENT or (value is None and self._may_be_none(name)):
+            if value is _ABSENT or (value is None and name in nullable):
                 continue
             bound.arguments[name] = self._validate(model, value)
         return bound

@@ -5,7 +5,7 @@ Knows backends; knows nothing of apps, tasks or brokers. Results may be shared b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar, cast
 
 from amqptasks import result_graph
@@ -22,6 +22,7 @@ from amqptasks.waiting import (
     later,
     prepare_to_wait,
     revoke_ids,
+    revoke_stamped,
     value_of,
 )
 
@@ -219,6 +220,18 @@ class AsyncResult(Reading, Generic[R]):
     ) -> None:
         """Have no worker run this call; with `terminate` kill the process that runs it. `wait`: for the replies."""
         revoke_ids(self.app, self.id, terminate, signal, wait, timeout)
+
+    def revoke_by_stamped_headers(  # noqa: PLR0917 (Celery's signature)
+        self,
+        headers: Mapping[str, Any],
+        connection: Any = None,
+        terminate: bool = False,
+        signal: str | None = None,
+        wait: bool = False,
+        timeout: float = 1.0,
+    ) -> None:
+        """Have no worker run the calls that bear one of these stamps, this one or any other; see `revoke`."""
+        revoke_stamped(self.app, headers, terminate, signal, wait, timeout)
 
     def as_tuple(self) -> ResultTuple:
         return (self.id, self.parent.as_tuple() if self.parent is not None else None), None

@@ -101,10 +101,14 @@ class ResultSet:
             value = value_of(meta, propagate)
             if callback is not None and meta.ready:
                 callback(result.id, value)
-        return [result.get(propagate=propagate) for result in self.results]
+        return self._values(propagate)
 
     join = get
     join_native = get
+
+    def _values(self, propagate: bool) -> list[Any]:
+        """Return the values in order, once all are known: nothing is waited for, so it may be anywhere."""
+        return [result.get(propagate=propagate, disable_sync_subtasks=False) for result in self.results]
 
     def _arriving(
         self, timeout: float | None, *, disable_sync_subtasks: bool
@@ -182,7 +186,7 @@ class ResultSet:
             value = value_of(meta, propagate)
             if callback is not None and meta.ready:
                 callback(result.id, value)
-        return [result.get(propagate=propagate) for result in self.results]
+        return self._values(propagate)
 
     async def as_completed(self, timeout: float | None = None) -> AsyncIterator[AsyncResult[Any]]:
         """Yield each call's result as it ends, in the order of arrival: `get()` of it returns, or raises, at once.

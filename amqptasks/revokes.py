@@ -64,3 +64,14 @@ def read(body: bytes) -> Record:
         )
     except (ValueError, TypeError, AttributeError) as error:
         raise InvalidMessage(f"a record of {NAME} cannot be read: {error}") from error
+
+
+def stamps(words: Iterable[str]) -> dict[str, Any]:
+    """Return what `name=value` words say, as command lines have them; a name may come again. Raises ValueError."""
+    found: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"{word!r} is no stamp; write name=value")
+        found.setdefault(name, []).append(value)
+    return {name: values if len(values) > 1 else values[0] for name, values in found.items()}

@@ -336,6 +336,10 @@ def _texts(value: Any) -> Any:
     return [_texts(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
+subtask = signature
+"""The old name of `signature`."""
+
+
 def maybe_signature(value: Any, app: Client | None = None) -> Signature | None:
     """Return the signature that `value` is or describes; None for None."""
     if value is None or isinstance(value, Signature):

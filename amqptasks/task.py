@@ -136,7 +136,8 @@ class Task(AwaitedCalls[P, R], Replaceable, TaskOptions, Generic[P, R]):
         if self._models is not None and _serializer(app, options, preset) != "pickle":
             args, kwargs = self._models.sendable(args, kwargs)
         if app.conf.task_always_eager:
-            return self.apply(args, kwargs, **cast(SendOptions, options))
+            named = {**options, "serializer": _serializer(app, options, preset)}
+            return self.apply(args, kwargs, **cast(SendOptions, named))
         shadow = (
             None if type(self).shadow_name is Task.shadow_name else self.shadow_name(args, kwargs, options)
         )
@@ -154,7 +155,8 @@ class Task(AwaitedCalls[P, R], Replaceable, TaskOptions, Generic[P, R]):
     ) -> results.AsyncResult[R]:
         """Run it here, with a request and its handlers, and return the result; no message is sent.
 
-        With `throw` (default: the setting `task_eager_propagates`) what it raises is raised here.
+        With `throw` (default: the setting `task_eager_propagates`) what it raises is raised here. With `serializer`
+        the arguments are written and read as in a message; raises EncodeError then.
         """
         return eager.apply(self, args or (), kwargs or {}, {**self.preset, **options}, throw)
 

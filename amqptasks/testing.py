@@ -27,6 +27,8 @@ from amqptasks.worker.worker import Worker, load_spec
 
 __all__ = ["RunningWorker", "running_worker"]
 
+ANSWER = 10.0
+"""Seconds in which a worker that runs answers."""
 LOOK = 0.002
 """Seconds between two looks at whether a worker is idle."""
 
@@ -77,7 +79,7 @@ class RunningWorker:
         async def change() -> None:
             self._worker.rate_limit(task, rate)
 
-        asyncio.run_coroutine_threadsafe(change(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(change(), self._loop).result(ANSWER)
 
     def stop(self, phase: Phase = Phase.WARM) -> None:
         """Tell it to stop; the `with` block waits for it."""

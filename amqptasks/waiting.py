@@ -165,7 +165,19 @@ def revoke_ids(  # noqa: PLR0917 (as `AsyncResult.revoke` has them)
     app: HasBackend | None, ids: Any, terminate: bool, signal: str | None, wait: bool, timeout: float
 ) -> None:
     """Revoke calls by the remote control of their app. Raises TypeError where there is none."""
+    _control(app).revoke(ids, terminate=terminate, signal=signal, reply=wait, timeout=timeout)
+
+
+def revoke_stamped(  # noqa: PLR0917 (as `AsyncResult.revoke_by_stamped_headers` has them)
+    app: HasBackend | None, stamps: Any, terminate: bool, signal: str | None, wait: bool, timeout: float
+) -> None:
+    """As `revoke_ids`, for the calls that bear a stamp."""
+    control = _control(app)
+    control.revoke_by_stamped_headers(stamps, terminate=terminate, signal=signal, reply=wait, timeout=timeout)
+
+
+def _control(app: HasBackend | None) -> Any:
     control = getattr(app or home.find(), "control", None)
     if control is None:
         raise TypeError(f"{app!r} has no remote control, so nothing can be revoked through it")
-    control.revoke(ids, terminate=terminate, signal=signal, reply=wait, timeout=timeout)
+    return control

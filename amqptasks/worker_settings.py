@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from amqptasks.coercion import Count, Lenient, Natural, Seconds
+from amqptasks.coercion import Count, Lenient, Natural, Port, Seconds
 
 
 def _pool(value: Any) -> Any:
@@ -14,11 +15,20 @@ def _pool(value: Any) -> Any:
     return "prefork" if value == "processes" else value
 
 
+def _prefix(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch("([a-zA-Z_:][a-zA-Z0-9_:]*)?", value):
+        raise ValueError("Prometheus takes letters, digits and _ in names, and no digit first")
+    return value
+
+
 class WorkerSettings:
     """The worker; most have a command line option that wins."""
 
     worker_concurrency: Count | Literal["auto"] | None = None
     """Children, threads or coroutines; None or 'auto': the CPUs that this process may use, 100 coroutines."""
+    worker_autoscale_keepalive: Seconds | None = None
+    """With `--autoscale`: how long a slot must have been free before the first one goes; None: what the environment's
+    AUTOSCALE_KEEPALIVE says, or 30 seconds. Ours."""
     worker_pool: Annotated[Literal["prefork", "threads", "asyncio", "solo"], Lenient(_pool)] = "prefork"
     """What runs the tasks."""
     worker_prefetch_multiplier: Natural | Literal["auto"] = "auto"
@@ -53,6 +63,12 @@ class WorkerSettings:
     """Revoked ids, and revoked stamps, that a worker knows at most; the oldest are forgotten first. Ours."""
     worker_revokes_retention: Seconds = 7 * 86400.0
     """How long a revoked id is kept, by the workers and on the broker. Ours."""
+    worker_health_port: Port | None = None
+    """Answer `/livez`, `/readyz` and `/metrics` over HTTP on this port; 0: any, which is logged; None: no. Ours."""
+    worker_health_host: str = "127.0.0.1"
+    """On this address; "0.0.0.0" or "::" for all of the machine's. Ours."""
+    worker_metrics_prefix: Annotated[str, Lenient(_prefix)] = "amqptasks_"
+    """What the names at `/metrics` begin with; "celery_" for dashboards made for celery-exporter. Ours."""
     worker_hijack_root_logger: bool = True
     """Set up the root logger; False: logging is the application's."""
     worker_log_color: bool | None = None

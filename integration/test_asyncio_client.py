@@ -1,4 +1,4 @@
-"""The asyncio client on a real RabbitMQ: outages, alarms, hosts, TLS-less refusals, and many calls over a restart.
+"""The asyncio client on a real RabbitMQ: outages, alarms, hosts, TLS, refusals, and many calls over a restart.
 
 AMQPTASKS_TEST_FAULTS=full sends and gathers 10,000; `-s` shows how long it took.
 """
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from amqptasks.errors import (
     Unroutable,
     VhostNotFound,
 )
+from amqptasks.testing import running_worker
 from integration.apps import awaited_tasks
 from integration.support import Proxy, WorkerProcess
 
@@ -190,6 +192,47 @@ def test_the_next_host_is_tried_and_each_refusal_is_told(
         )
 
 
+def test_calls_and_results_over_tls(
+    tls_node: tuple[PrivateNode, int, Path], make_app: Callable[..., App]
+) -> None:
+    _, port, certificate = tls_node
+    app = make_app(f"amqps://guest@localhost:{port}//?cacertfile={certificate}")
+    add = app.tasks["awaited.add"]
+
+    async def scenario() -> int:
+        async with app:
+            return int(await (await add.adelay(2, 2)).aget(20))
+
+    with running_worker(app):
+        assert on_loop(scenario) == 4
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("amqps://guest@localhost:{tls}//", "is not trusted.*ca_certs"),
+        (
+            "amqps://guest@localhost:{tls}//?cacertfile=/nowhere/ca.pem",
+            "TLS files.*'/nowhere/ca.pem'.*cannot be used",
+        ),
+        ("amqps://guest@localhost:{plain}//", "does not speak TLS.*write amqp://"),
+        ("amqp://guest@localhost:{tls}//", "write amqps://"),
+    ],
+)
+def test_a_refusal_of_tls_is_told_with_its_cure(
+    tls_node: tuple[PrivateNode, int, Path], make_app: Callable[..., App], url: str, said: str
+) -> None:
+    node, port, _ = tls_node
+    app = make_app(url.format(tls=port, plain=node.port), task_publish_retry=False, task_ignore_result=True)
+
+    async def scenario() -> None:
+        async with app:
+            await app.tasks["awaited.add"].adelay(1, 2)
+
+    with pytest.raises(BrokerUnavailable, match=said):
+        on_loop(scenario)
+
+
 def test_what_is_not_there_is_named(
     node: PrivateNode, fresh_vhost: str, make_app: Callable[..., App]
 ) -> None:
@@ -217,7 +260,7 @@ def test_a_program_that_forgets_to_close_ends_quietly(node: PrivateNode, fresh_v
         "print('done')\n"
     )
     ran = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", program],
+        [sys.executable, "-W", "always", "-c", program],
         env=os.environ | {"AMQPTASKS_BROKER_URL": node.url(fresh_vhost)},
         capture_output=True,
         text=True,

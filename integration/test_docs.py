@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broker import PrivateNode
+from broker import PrivateNode, free_ports
 
 from amqptasks.registry import shared
 from amqptasks.waiting import home
@@ -20,6 +20,8 @@ from tests.test_docs import ON_A_BROKER
 
 ELSEWHERE = ("pip", "make")
 """Programs whose commands are not typed here: it is installed, and the Makefile's targets have checks of their own."""
+LOCAL = "amqp://guest@localhost//"
+"""The broker that pages name; programs of ours are told another by the environment, Celery's on the command line."""
 
 
 class Terminal:
@@ -27,7 +29,7 @@ class Terminal:
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self._folder, self._environment = folder, environment
-        self._workers = ExitStack()
+        self._started = ExitStack()
         self.typed: list[str] = []
 
     def __call__(self, block: Block) -> None:
@@ -35,18 +37,35 @@ class Terminal:
             words = shlex.split(command.words)
             if words[0] in ELSEWHERE:
                 continue
+            if words[0] == "celery":
+                self._watch(words)
+                continue
             assert words[0] == "amqptasks", f"{block}: nobody types {words[0]!r}"
             self.typed.append(command.words)
             line = [sys.executable, "-m", "amqptasks", *words[1:]]
             if "worker" in words:
-                self._start(line)
+                self._start(line, r" ready")
+            elif "dashboard" in words:
+                self._start([*line, "--port", "0"], r"http://127\.0\.0\.1:\d+/")
             else:
                 assert self._run(line) == command.output.strip(), f"{block}: {command.words}"
 
-    def _start(self, line: list[str]) -> None:
-        log = self._folder / f"worker-{len(self.typed)}.log"
-        process = Process(line, ready=r" ready", cwd=self._folder, env=self._environment, log=log)
-        self._workers.enter_context(process)
+    def _start(self, line: list[str], ready: str) -> None:
+        log = self._folder / f"started-{len(self.typed)}.log"
+        process = Process(line, ready=ready, cwd=self._folder, env=self._environment, log=log)
+        self._started.enter_context(process)
+
+    def _watch(self, words: list[str]) -> None:
+        """Start Flower, on the reader's broker and a port of its own; it must say that it listens to workers."""
+        assert "flower" in words, words
+        url, (port,) = self._environment["AMQPTASKS_BROKER_URL"], free_ports(1)
+        line = [sys.executable, "-m", *(url if word == LOCAL else word for word in words), f"--port={port}"]
+        log = self._folder / f"flower-{port}.log"
+        self._started.callback(
+            Process(line, ready="Connected to amqp", cwd=self._folder, env=self._environment, log=log)
+            .start()
+            .end
+        )
 
     def _run(self, line: list[str]) -> str:
         ran = subprocess.run(
@@ -61,7 +80,7 @@ class Terminal:
         return ran.stdout.strip()
 
     def end(self) -> None:
-        self._workers.close()
+        self._started.close()
 
 
 @contextmanager

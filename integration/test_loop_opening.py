@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,37 +229,6 @@ def test_of_many_reasons_the_most_specific_counts(node: PrivateNode) -> None:
 
 
 # --- TLS -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tls_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PrivateNode, int, Path]]:
-    """A node with a TLS port and a certificate for `localhost`, signed by itself."""
-    folder = tmp_path_factory.mktemp("tls")
-    key, certificate = folder / "key.pem", folder / "cert.pem"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-days", "2"]
-    made = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        key,
-        "-out",
-        certificate,
-        *subject,
-    ]
-    subprocess.run(made, check=True, capture_output=True)
-    [port] = free_ports(1)
-    options: dict[str, str | int] = {
-        "listeners.ssl.default": f"127.0.0.1:{port}",
-        "ssl_options.cacertfile": str(certificate),
-        "ssl_options.certfile": str(certificate),
-        "ssl_options.keyfile": str(key),
-    }
-    with PrivateNode(config=options) as node:
-        yield node, port, certificate
 
 
 def test_tls_with_a_trusted_certificate(tls_node: tuple[PrivateNode, int, Path]) -> None:

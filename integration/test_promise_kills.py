@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from broker import PrivateNode
 from integration.apps.fault_effects import Effects
 from integration.support import WorkerProcess, wait_until
 from integration.support.calls import answers, call, count, send
+from integration.support.figures import Figures
 
 FULL = os.environ.get("AMQPTASKS_TEST_FAULTS") == "full"
 TASKS = 10_000 if FULL else 1_500
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @dataclass
-class Figures:
+class Counted(Figures):
     """What was counted over one run; `doubled` counts numbers that started more than once."""
 
     attempted: int
@@ -46,9 +47,6 @@ class Figures:
     doubled: int
     succeeded: int
     failed: int
-
-    def __str__(self) -> str:
-        return " ".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
 
 
 class Run:
@@ -73,7 +71,7 @@ class Run:
             ready=r" ready\.",
         )
 
-    def go(self, task: str, kill: Callable[[], None], kills: int) -> Figures:
+    def go(self, task: str, kill: Callable[[], None], kills: int) -> Counted:
         """Run all tasks, spread the kills evenly over their progress, and count."""
         self.start_worker()  # first, because it declares the queue
         send(self.url, [call(f"integration.apps.fault_tasks.{task}", n, SECONDS) for n in range(TASKS)])
@@ -125,10 +123,10 @@ class Run:
             time.sleep(0.05)
         return True
 
-    def _count(self) -> Figures:
+    def _count(self) -> Counted:
         starts, ends = self.effects.counts("S"), self.effects.counts("F")
         self.answers = answers(self.url)
-        return Figures(
+        return Counted(
             attempted=TASKS,
             confirmed=TASKS,
             kills=self._kills,

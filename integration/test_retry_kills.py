@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from amqptasks import delay
 from integration.apps.fault_effects import Effect, Effects
 from integration.support import WorkerProcess, wait_until
 from integration.support.calls import answers, call, count, send
+from integration.support.figures import Figures
 
 APP = "integration.apps.retry_tasks"
 FULL = os.environ.get("AMQPTASKS_TEST_FAULTS") == "full"
@@ -38,7 +39,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @dataclass
-class Figures:
+class Counted(Figures):
     """Runs of attempts. `extra` is what the kills cost over three runs a task: `interrupted` runs had not ended when
     their process was killed, `repeated` ones had, but their outcome or its ack had not arrived, or an attempt
     before had been repeated, and each of its runs led to the next.
@@ -52,9 +53,6 @@ class Figures:
     repeated: int
     succeeded: int
     lost: int
-
-    def __str__(self) -> str:
-        return " ".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
 
 
 class Storm:
@@ -113,7 +111,7 @@ class Storm:
         self.node.kill()
         self.node.start()
 
-    def go(self, rng: random.Random) -> Figures:
+    def go(self, rng: random.Random) -> Counted:
         self.start_worker()
         self.settle_topology()
         self.send(range(TASKS))
@@ -148,13 +146,13 @@ class Storm:
             time.sleep(0.05)
         return True
 
-    def _count(self, kills: int) -> Figures:
+    def _count(self, kills: int) -> Counted:
         starts = Counter((e.number, STARTS.index(e.kind)) for e in self.effects.all() if e.kind in STARTS)
         ends = Counter((e.number, ENDS.index(e.kind)) for e in self.effects.all() if e.kind in ENDS)
         self.answers = answers(self.url)
         good = {answer["task_id"] for answer in self.answers if answer["status"] == "SUCCESS"}
         every = TASKS + 2 * CHILDREN
-        return Figures(
+        return Counted(
             tasks=every,
             kills=kills,
             runs=starts.total(),

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pika
 import pika.exceptions
@@ -168,3 +169,23 @@ def test_celery_worker_starts_and_stops(tmp_path: Path, broker_url: str, celery_
     )
     worker = celery_worker("peer", "-P", "solo", broker_url=broker_url, cwd=tmp_path)  # type: ignore[operator]
     assert worker.stop() == 0
+
+
+# --- a page in a browser -----------------------------------------------------------------------------------
+
+
+def test_a_page_reaches_no_other_host_and_its_complaints_are_kept(browser: Any) -> None:
+    from integration.support.browser import tab
+
+    page = (
+        "<title>It</title><script>console.error('said'); nobody()</script><img src=http://example.com/i.png>"
+    )
+    with tab(browser, "data:text/html,") as made:
+        made.open(page)
+
+        assert made.page.title() == "It"
+        assert made.outside == ["http://example.com/i.png"]
+        with pytest.raises(AssertionError, match=r"console: said.*nobody is not defined"):
+            made.assert_quiet()
+        with pytest.raises(AssertionError, match=r"wants .*example\.com"):
+            made.assert_quiet()

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "amqptasks"
 
 FLOORS = (  # from the ground up: name, top-level modules
-    ("ground", "errors states amqp signals backoff masking ids values schedules"),
+    ("ground", "errors einfo states amqp signals backoff bounded masking ids values schedules"),
     (
         "wire",
         "serialization protocol config settings worker_settings coercion foreign_settings sources topology entities "
@@ -24,11 +24,13 @@ FLOORS = (  # from the ground up: name, top-level modules
     (
         "app",
         "options arguments request resources declarations composing batch awaited awaited_calls client signatures canvas retrying eager task "
-        "task_options annotating models naming builtin registry decorating events control inspecting gathered event_state log app sharing "
-        "dead deaths visiting periodic",
+        "task_options annotating models naming builtin registry decorating events control inspecting gathered event_state snapshots log app sharing "
+        "dead deaths late_parts visiting periodic commands",
     ),
     ("public names", "__init__"),
     ("worker", "worker beat"),
+    ("monitor", "monitor"),
+    ("dashboard", "dashboard"),
     ("cli", "cli testing contrib __main__"),
 )
 
@@ -38,6 +40,10 @@ DRIVERS = {  # a foreign package -> the only part of ours that may import it
     "aiormq": "transport",
     "pamqp": "transport",
     "click": "cli",
+    "starlette": "dashboard",
+    "uvicorn": "dashboard",
+    "jinja2": "dashboard",
+    "markupsafe": "dashboard",
     "sqlalchemy": "backends.database",
     "redis": "backends.redis",
     "celery": "nowhere: it is a peer of the tests",
@@ -51,6 +57,7 @@ LATE = {  # (part of ours, what it imports inside a function) -> the reason
     ("", "compression"): "zstd of the standard library, from Python 3.14",
     ("", "setproctitle"): "optional: the extra setproctitle",
     ("", "uvloop"): "optional: the extra uvloop",
+    ("worker.metrics", "prometheus_client"): "optional: the extra prometheus",
     ("schedules", "ephem"): "optional: the extra solar",
     ("", "pydantic"): "optional: the extra pydantic",
     ("cli", ""): "--version and completion do not pay for what a command needs",

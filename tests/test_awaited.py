@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
+import gc
 import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from amqptasks import App, chain, chord, group, signals
+from amqptasks import App, AsyncResult, GroupResult, chain, chord, group, signals
+from amqptasks.backends import awaiting
 from amqptasks.backends.base import Backend, Meta
+from amqptasks.backends.database import DatabaseBackend
+from amqptasks.backends.stored import StoreOptions
+from amqptasks.backends.wire import ResultFormat
 from amqptasks.errors import (
     BrokerBlocked,
     PublishError,
     PublishTimeout,
     ResultIgnored,
+    StoreUnavailable,
     TimeoutError,
     TransportError,
     Unroutable,
     WouldDeadlock,
 )
+from amqptasks.ids import process
 from amqptasks.testing import running_worker
 from amqptasks.transport import memory
 from amqptasks.transport.memory_broker import MemoryBroker
@@ -456,8 +465,6 @@ class Polling(Backend):
 
 
 def test_a_store_that_can_only_block_is_awaited_aside(app: App) -> None:
-    from amqptasks import AsyncResult
-
     store = Polling()
 
     async def scenario() -> None:
@@ -470,6 +477,87 @@ def test_a_store_that_can_only_block_is_awaited_aside(app: App) -> None:
         assert await waiting == 5
 
     on_loop(scenario)
+
+
+@pytest.fixture
+def dead_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DatabaseBackend:
+    monkeypatch.setattr(awaiting, "SLICE", 0.05)
+    options = StoreOptions(format=ResultFormat(), patience=0.3)
+    return DatabaseBackend(f"db+sqlite:///{tmp_path}/absent/results.db", options)
+
+
+def test_a_store_that_stays_down_ends_a_wait_without_timeout(app: App, dead_store: DatabaseBackend) -> None:
+    """As `get`: the slices that a wait is cut into must not begin the store's patience anew."""
+    results: list[AsyncResult[int]] = [AsyncResult(name, dead_store) for name in "ab"]
+
+    async def scenario() -> None:
+        for waiting in (results[0].aget(), results[0].aget(60), GroupResult("g", results).aget()):
+            with pytest.raises(
+                StoreUnavailable, match=r"db\+sqlite:///.*does not answer.*result_store_timeout"
+            ):
+                await waiting
+
+    on_loop(scenario)
+
+
+def test_a_timeout_ends_a_wait_for_a_store_that_is_down(app: App, dead_store: DatabaseBackend) -> None:
+    dead_store.patience = 60.0
+    result: AsyncResult[int] = AsyncResult("a", dead_store)
+
+    async def scenario() -> None:
+        with pytest.raises(TimeoutError, match="does not answer"):
+            await result.aget(0.1)
+
+    on_loop(scenario)
+
+
+class Deaf(Polling):
+    """It answers when it is told to, and not before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = threading.Event()
+
+    def watch(self, task_ids: Any, timeout: float | None) -> Any:
+        self.answer.wait(30)
+        yield from super().watch(task_ids, timeout)
+
+
+def test_waiting_in_a_store_takes_no_threads_that_others_need(app: App) -> None:
+    """The loop's own threads look up host names, too; more waits than it has would stand in the way of everything."""
+    store = Deaf()
+    store.store(Meta(task_id="awaited", status="SUCCESS", result=3))
+    results: list[AsyncResult[int]] = [AsyncResult("awaited", store) for _ in range(40)]
+
+    async def scenario() -> None:
+        waits = [asyncio.ensure_future(result.aget(30)) for result in results]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        try:
+            await asyncio.wait_for(asyncio.to_thread(store.answer.set), 10)
+        finally:
+            store.answer.set()
+        assert await asyncio.gather(*waits) == [3] * 40
+
+    on_loop(scenario)
+
+
+def test_a_cancelled_wait_for_a_store_says_nothing_afterwards(app: App, dead_store: DatabaseBackend) -> None:
+    """Its thread ends with a TimeoutError that nobody waits for."""
+    said: list[Any] = []
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: said.append(context))
+        result: AsyncResult[int] = AsyncResult("a", dead_store)
+        with pytest.raises(builtins.TimeoutError):
+            await asyncio.wait_for(result.aget(), 0.02)
+        awaiting.threads(process()).shutdown()
+        awaiting.threads.cache_clear()
+        gc.collect()
+
+    on_loop(scenario)
+    assert not said
 
 
 # --- life ---------------------------------------------------------------------------------------------------

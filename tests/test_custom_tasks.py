@@ -10,6 +10,7 @@ import pytest
 from amqptasks import App, Task, shared_task
 from amqptasks.errors import ImproperlyConfigured
 from amqptasks.registry import SharedTasks
+from amqptasks.result import AsyncResult
 from tests.working import Work
 
 
@@ -203,11 +204,13 @@ def test_trail_keeps_the_results_of_calls_or_not(app: App, work: Work) -> None:
 
     @app.task(name="proj.with", bind=True)
     def with_trail(self: Task[..., Any]) -> None:
+        self.add_trail(AsyncResult("elsewhere"))
         child.delay()
         kept[True] = len(self.request.children)
 
     @app.task(name="proj.without", bind=True, trail=False)
     def without(self: Task[..., Any]) -> None:
+        self.add_trail(AsyncResult("elsewhere"))
         child.delay()
         kept[False] = len(self.request.children)
 
@@ -215,7 +218,7 @@ def test_trail_keeps_the_results_of_calls_or_not(app: App, work: Work) -> None:
     without.delay()
     work(2)
 
-    assert kept == {True: 1, False: 0}
+    assert kept == {True: 2, False: 0}
 
 
 def test_update_state_reports_a_state_of_one_s_own(app: App, work: Work) -> None:

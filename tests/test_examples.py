@@ -35,8 +35,8 @@ def demo(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_every_example_has_a_test() -> None:
     folders = {path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "__pycache__"}
 
-    # In the integration suite: test_examples.py and test_fastapi_example.py.
-    assert folders == {"fastapi_app", "stdlib_report"}
+    # In the integration suite: test_examples.py and test_fastapi_example.py; of `deploy`: test_deploy_examples.py.
+    assert folders == {"deploy", "fastapi_app", "stdlib_report"}
 
 
 def test_the_demo_always_has_input(demo: Any) -> None:

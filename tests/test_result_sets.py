@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import threading
 import uuid
@@ -13,9 +14,10 @@ import pytest
 from amqptasks import App, AsyncResult, GroupResult, ResultSet, states
 from amqptasks.backends.base import Meta
 from amqptasks.backends.memory import MemoryBackend
-from amqptasks.errors import ImproperlyConfigured, ResultError, TaskRevoked, TimeoutError
+from amqptasks.errors import ImproperlyConfigured, ResultError, TaskRevoked, TimeoutError, WouldDeadlock
+from amqptasks.request import Request
 from amqptasks.result import result_from_tuple
-from amqptasks.waiting import home
+from amqptasks.waiting import home, running
 
 
 class Counting(MemoryBackend):
@@ -162,6 +164,22 @@ def test_a_set_is_revoked_by_one_message(app: App, monkeypatch: pytest.MonkeyPat
     assert told == [(["a", "b", "c"], True)]
 
 
+def test_calls_with_a_stamp_are_revoked_by_any_result_of_the_app(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(
+        app.control,
+        "revoke_by_stamped_headers",
+        lambda headers, **options: told.append((headers, options)),
+    )
+
+    results(app, "a")[0].revoke_by_stamped_headers({"tenant": ["acme"]}, wait=True)
+
+    options = {"terminate": False, "signal": None, "reply": True, "timeout": 1.0}
+    assert told == [({"tenant": ["acme"]}, options)]
+
+
 # --- groups --------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +193,21 @@ def test_a_group_of_groups_is_one_pass_too(app: App, backend: Counting) -> None:
     assert backend.watched == [3]
     assert (outer.completed_count(), outer.successful()) == (2, True)
     assert str(inner) in repr(outer)
+
+
+def test_a_group_of_groups_may_be_awaited_inside_a_task(app: App, backend: Counting) -> None:
+    first, second = results(app, "a", "b")
+    outer = GroupResult("o", [first, GroupResult("i", [second])])
+    end(backend, "a", 1)
+    end(backend, "b", 2)
+    token = running.set(Request(id="t", task="proj.asks"))
+    try:
+        with pytest.raises(WouldDeadlock):
+            outer.get(timeout=5)
+        assert outer.get(timeout=5, disable_sync_subtasks=False) == [1, [2]]
+        assert asyncio.run(outer.aget(timeout=5, disable_sync_subtasks=False)) == [1, [2]]
+    finally:
+        running.reset(token)
 
 
 def test_a_group_is_saved_and_restored(app: App, backend: Counting) -> None:

@@ -609,34 +609,6 @@ def test_the_decorator_without_app(broker: str) -> None:
     assert names["name_of"]() == "__main__.name_of"
 
 
-def test_a_base_class_prints_the_failure(
-    broker: str, working: Callable[[App], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`class MyTask(Task)` with `on_failure(self, exc, task_id, args, kwargs, einfo)`, used by `base=MyTask`."""
-    names = typed(
-        f"""
-        from amqptasks import App, Task
-        app = App('proj', broker={broker!r})
-
-        class MyTask(Task):
-
-            def on_failure(self, exc, task_id, args, kwargs, einfo):
-                print('{{0!r}} failed: {{1!r}}'.format(task_id, exc))
-
-        @app.task(base=MyTask)
-        def add(x, y):
-            raise KeyError()
-        """
-    )
-    working(names["app"])
-
-    result = names["add"].delay(1, 2)
-    with pytest.raises(KeyError):
-        result.get(timeout=5)
-
-    assert f"{result.id!r} failed: KeyError()" in capsys.readouterr().out
-
-
 def test_the_general_options_of_a_task() -> None:
     """Every option of a task is an argument of its decorator."""
     app = App()

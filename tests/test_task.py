@@ -14,7 +14,7 @@ import pytest
 
 from amqptasks import App, Task, get_task_logger, protocol, signals
 from amqptasks.app import current_app
-from amqptasks.errors import MaxRetriesExceeded, Retry
+from amqptasks.errors import EncodeError, MaxRetriesExceeded, Retry
 from amqptasks.protocol import TaskMessage
 from amqptasks.request import Request
 from amqptasks.transport import codec
@@ -593,6 +593,37 @@ def test_always_eager_makes_delay_run_here(app: App) -> None:
     app.conf.task_eager_propagates = True
     with pytest.raises(ZeroDivisionError):
         divide.delay(1, 0)
+
+
+def test_always_eager_gives_a_task_what_a_message_would(app: App) -> None:
+    """Else a test passes with arguments that no worker would ever see."""
+    app.conf.task_always_eager = True
+    seen: list[Any] = []
+
+    @app.task
+    def takes(value: Any, **named: Any) -> None:
+        seen.append((value, named))
+
+    mutable = [1]
+    takes.delay((1, 2), when=mutable)
+    assert seen == [([1, 2], {"when": [1]})]
+    assert seen[0][1]["when"] is not mutable
+    with pytest.raises(EncodeError):
+        takes.delay(object())
+    takes.apply_async(({1},), serializer="pickle")
+    assert seen[-1] == ({1}, {})
+
+
+def test_in_place_a_serializer_is_used_if_it_is_named(app: App) -> None:
+    @app.task
+    def same(value: Any) -> Any:
+        return value
+
+    kept = object()
+    assert same.apply((kept,)).get() is kept
+    assert same.apply(((1, 2),), serializer="json").get() == [1, 2]
+    with pytest.raises(EncodeError):
+        same.apply((kept,), serializer="json")
 
 
 def test_in_place_retries_run_at_once(app: App) -> None:

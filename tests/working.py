@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import time
 
-from amqptasks import App
-from amqptasks.amqp import Delivery
-from amqptasks.errors import NotFound
+from amqptasks import App, late_parts
+from amqptasks.amqp import Address, Delivery
+from amqptasks.canvas.parts import INTERNAL, internal_key
+from amqptasks.errors import NotFound, PublishError
+from amqptasks.transport import codec
 from amqptasks.worker.executor import Executor
 from amqptasks.worker.outcome import Cause, Outcome, Run
 
@@ -69,5 +71,14 @@ class Work:
             self._executor.close()
 
     def _publish(self, parcels: object) -> None:
-        if parcels:
+        if not parcels:
+            return
+        try:
             self.app.connection.publish(list(parcels))  # type: ignore[call-overload]
+        except PublishError as error:  # as the parent does
+            if any(each.fate != "part" for each in error.envelopes):
+                raise
+            internal = Address(INTERNAL, internal_key(self.app.conf))
+            self.app.connection.publish(
+                [late_parts.call(codec.pack(each), internal) for each in error.envelopes]
+            )

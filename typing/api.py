@@ -20,6 +20,7 @@ from amqptasks import (
     shared_task,
     signature,
 )
+from amqptasks.commands import CommandState, inspect_command
 from amqptasks.errors import Ignore, Reject, Retry, SoftTimeLimitExceeded, Unroutable
 
 app = App("proj", broker="amqp://guest@localhost//", backend="rpc://", timezone="Europe/London")
@@ -112,6 +113,21 @@ async def waits() -> None:
     async with app as entered, app.abatch() as batch:
         assert_type(entered, App)
         assert_type(batch.published, int)
+
+
+@app.control_command(args=[("n", int)], signature="[N]")
+def increase(state: CommandState, n: int = 1) -> dict[str, str]:
+    return {"ok": f"{state.hostname} {n}"}
+
+
+@inspect_command
+def look(state: CommandState) -> str:
+    return state.hostname
+
+
+def own_commands(state: CommandState) -> None:
+    assert_type(increase(state, 2), dict[str, str])
+    assert_type(look(state), str)
 
 
 def mistakes() -> None:

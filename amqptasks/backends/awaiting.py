@@ -9,16 +9,23 @@ import asyncio
 import builtins
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from amqptasks.backends.base import Backend, Meta
 from amqptasks.backends.watching import Watcher
-from amqptasks.errors import TimeoutError
+from amqptasks.errors import StoreTimeout, StoreUnavailable, TimeoutError
+from amqptasks.ids import process
 
 T = TypeVar("T")
 
 SLICE = 1.0
 """Seconds after which a thread that waits in a store looks whether anybody still wants to know."""
+
+
+THREADS = 64
+"""Waits in stores that go on at once; what is more takes turns. A group is one wait, however large."""
 
 
 class LoopLatch:
@@ -108,12 +115,22 @@ class Watch(Generic[T]):
                 await watcher.woken(self._patience(self._left))
 
 
+@lru_cache(maxsize=1)
+def threads(process: int) -> ThreadPoolExecutor:
+    """Return the threads of a process that wait in stores: not the loop's own, which others need."""
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="amqptasks results")
+
+
 async def aside(
     watch: Callable[[Sequence[str], float | None], Iterator[Meta]],
     task_ids: Sequence[str],
     timeout: float | None,
+    patience: float,
 ) -> AsyncIterator[Meta]:
-    """Yield what a blocking `watch` yields, run in threads, a slice at a time: a cancelled wait ends its thread."""
+    """Yield what a blocking `watch` yields, run in threads, a slice at a time: a cancelled wait ends its thread.
+
+    Raises as it does: StoreUnavailable, too, when no slice of `patience` seconds had an answer.
+    """
     loop, left = asyncio.get_running_loop(), dict.fromkeys(task_ids)
     deadline = None if timeout is None else time.monotonic() + timeout
     arrived: asyncio.Queue[Meta | None] = asyncio.Queue()
@@ -126,10 +143,14 @@ async def aside(
             loop.call_soon_threadsafe(arrived.put_nowait, None)
 
     seen: dict[str, Any] = {}
+    silent: float | None = None
     while left:
+        began = time.monotonic()
         remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
         last = remaining is not None and remaining <= SLICE
-        thread = loop.run_in_executor(None, slice_of, SLICE if remaining is None else min(SLICE, remaining))
+        seconds = SLICE if remaining is None else min(SLICE, remaining)
+        thread = loop.run_in_executor(threads(process()), slice_of, seconds)
+        thread.add_done_callback(_retrieved)
         while (meta := await arrived.get()) is not None:
             if meta.ready:
                 left.pop(meta.task_id, None)
@@ -139,9 +160,29 @@ async def aside(
             yield meta
         try:
             await thread
-        except TimeoutError:
+        except StoreTimeout as error:
+            silent = began if silent is None else silent
             if last:
                 raise
+            if time.monotonic() - silent >= patience:
+                raise _unavailable(error, time.monotonic() - silent) from error
+        except TimeoutError:
+            silent = None
+            if last:
+                raise
+
+
+def _retrieved(thread: asyncio.Future[None]) -> None:
+    """A cancelled wait does not hear how its thread ended, which is not an error of the loop."""
+    if not thread.cancelled():
+        thread.exception()
+
+
+def _unavailable(error: StoreTimeout, seconds: float) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"{error}; tried for {seconds:.1f} s (`result_store_timeout`); see that it runs and that this machine "
+        "reaches it"
+    )
 
 
 def awatch(backend: Backend, task_ids: Sequence[str], timeout: float | None) -> AsyncIterator[Meta]:
@@ -149,4 +190,6 @@ def awatch(backend: Backend, task_ids: Sequence[str], timeout: float | None) -> 
     own: Callable[[Sequence[str], float | None], AsyncIterator[Meta]] | None = getattr(
         backend, "awatch", None
     )
-    return aside(backend.watch, task_ids, timeout) if own is None else own(task_ids, timeout)
+    if own is not None:
+        return own(task_ids, timeout)
+    return aside(backend.watch, task_ids, timeout, backend.patience)

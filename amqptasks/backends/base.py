@@ -50,6 +50,10 @@ class Backend(ABC):
     url: str
     stores: bool = False
     """Whether `store` writes to another server, and may wait for it."""
+    patience: float = 30.0
+    """Seconds that a store which is down is tried again."""
+    supports_autoexpire: bool = True
+    """Whether what is expired goes by itself; False: beat has `cleanup` called once a day."""
 
     def reply_to(self) -> str | None:
         """The queue that results of calls made here are sent to; None when the backend stores instead of

@@ -44,6 +44,7 @@ class DatabaseBackend(StoredBackend):
     """`db+sqlite:///results.db`, `db+postgresql://...`, `db+mysql+pymysql://...`."""
 
     outages = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
+    supports_autoexpire = False
 
     def __init__(self, url: str, options: StoreOptions) -> None:
         super().__init__(url, options)
@@ -178,6 +179,7 @@ class DatabaseBackend(StoredBackend):
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     raise TimeoutError(self._late(left, timeout))
+                # SQL has no way to be told: who waits looks again.
                 time.sleep(pause if remaining is None else min(pause, remaining))
                 pause = min(self.options.interval, pause * 2)
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from amqptasks import states
 from amqptasks.backends.base import Meta
 from amqptasks.backends.wire import from_body
+from amqptasks.bounded import drop_oldest
 from amqptasks.errors import MessageError
 
 Standing = Literal["expected", "evicted", "unknown"]
@@ -111,9 +112,8 @@ class Recent:
             self._claims[id] = claim
         self.expected[id] = None
         if len(self.expected) > self.limit_expected:
-            oldest = next(iter(self.expected))
-            del self.expected[oldest]
-            self._overflow.add(oldest)
+            for oldest in drop_oldest(self.expected, self.limit_expected):
+                self._overflow.add(oldest)
         return claim
 
     def put(self, id: str, answer: Answer) -> None:

@@ -18,7 +18,7 @@ from amqptasks.amqp import Address, Envelope, Properties
 from amqptasks.backends.base import Backend, Meta, Publish
 from amqptasks.backends.wire import ResultFormat, from_body, read_body, result_envelope
 from amqptasks.compression import compress, inflate
-from amqptasks.errors import InvalidMessage, StoreUnavailable, TimeoutError, TooLarge
+from amqptasks.errors import InvalidMessage, StoreTimeout, StoreUnavailable, TooLarge
 from amqptasks.masking import mask_url
 from amqptasks.serialization import dumps, loads
 
@@ -56,6 +56,7 @@ class StoredBackend(Backend):
     def __init__(self, url: str, options: StoreOptions) -> None:
         self.url = url
         self.options = options
+        self.patience = options.patience
 
     # --- what an implementation says ----------------------------------------------------------------------
 
@@ -123,7 +124,7 @@ class StoredBackend(Backend):
     def patiently(self, action: Callable[[], T], until: float | None = None) -> T:
         """Return what `action` does, tried again while the store is down. Blocks; raises StoreUnavailable.
 
-        `until` (monotonic) ends it sooner; past it, the error is a TimeoutError.
+        `until` (monotonic) ends it sooner; past it, the error is a StoreTimeout.
         """
         began, pause = time.monotonic(), 0.0
         while True:
@@ -132,14 +133,14 @@ class StoredBackend(Backend):
             except self.outages as error:
                 now = time.monotonic()
                 if until is not None and now + pause >= until:
-                    raise TimeoutError(f"{self._down(error)}; the task may still finish") from error
-                if now + pause - began >= self.options.patience:
+                    raise StoreTimeout(f"{self._down(error)}; the task may still finish") from error
+                if now + pause - began >= self.patience:
                     raise StoreUnavailable(
                         f"{self._down(error)}, tried for {now - began:.1f} s (`result_store_timeout`); see that it "
                         "runs and that this machine reaches it"
                     ) from error
                 logger.info("%s; trying again", self._down(error))
-            time.sleep(pause)
+            time.sleep(pause)  # nothing tells when a server is back: it is asked again
             pause = min(LONGEST, max(FIRST, pause * 2))
 
     def _down(self, error: Exception) -> str:

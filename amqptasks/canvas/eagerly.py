@@ -8,6 +8,7 @@ from typing import Any
 from amqptasks.canvas.freezing import Result, hang
 from amqptasks.canvas.rules import members
 from amqptasks.canvas.shaping import shaped
+from amqptasks.eager import as_sent
 from amqptasks.ids import new_id
 from amqptasks.result import GroupResult
 from amqptasks.signatures import Signature, kind_of
@@ -32,7 +33,7 @@ def _apply(run: Signature, args: Sequence[Any]) -> Result:
             result = _apply(run["kwargs"]["body"], (header.get(disable_sync_subtasks=False),))
             hang(result, header)
             return result
-    done: Result = run.apply(args)
+    done: Result = run.apply(args, **({} if run.options.get("serializer") else as_sent(run.app)))
     return done
 
 

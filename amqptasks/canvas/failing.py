@@ -13,16 +13,30 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from amqptasks import states
-from amqptasks.amqp import Envelope
+from amqptasks import late_parts, states
+from amqptasks.amqp import Address, Envelope
+from amqptasks.backends import result_format
 from amqptasks.backends.base import Meta
+from amqptasks.backends.wire import result_envelope
 from amqptasks.canvas import parts
 from amqptasks.canvas.rules import leaves, members
 from amqptasks.canvas.sending import unwrapped
 from amqptasks.client import Client
+from amqptasks.errors import (
+    AccessRefused,
+    NotFound,
+    PublishError,
+    StoreUnavailable,
+    TooLarge,
+    TopologyMismatch,
+    TransportError,
+    Unroutable,
+)
 from amqptasks.options import as_list
 from amqptasks.request import Request
+from amqptasks.shown import LENGTH, shown
 from amqptasks.signatures import Signature, kind_of, signature
+from amqptasks.transport import codec
 
 logger = logging.getLogger(__name__)
 
@@ -32,17 +46,29 @@ def fail(app: Client, sig: Signature, error: BaseException, parent_id: str | Non
 
     Those of a group are each member's, of a chain the first step's, of a chord its body's.
     """
-    trace = "".join(tracebacks.format_exception(error))
-    with app.batch() as batch:
-        for task in leaves(sig):
-            for envelope in told(app, task, error, trace, parent_id):
-                batch.add(envelope)
-        counts: list[Envelope] = []
-        for task in _next(sig):
-            request = _unrun(task, parent_id)
-            counts += call_errbacks(app, as_list(task.options.get("link_error")), request, error, trace)
+    error, trace = fitting(app, error, "".join(tracebacks.format_exception(error)))
+    counts: list[Envelope] = []
+    try:
+        with app.batch() as batch:
+            for task in leaves(sig):
+                for envelope in told(app, task, error, trace, parent_id):
+                    batch.add(envelope)
+            for task in _next(sig):
+                request = _unrun(task, parent_id)
+                counts += call_errbacks(app, as_list(task.options.get("link_error")), request, error, trace)
+    except PublishError as refused:
+        _ask_why(app, refused)
     if counts:
         app.connection.publish(counts)  # the parts that they count are confirmed by now
+
+
+def _ask_why(app: Client, refused: PublishError) -> None:
+    """Have it asked why parts found no queue. Raises what it is given if it is of anything else."""
+    found = [codec.pack(each) for each in refused.envelopes]
+    if not found or any(each.fate != "part" for each in found):
+        raise refused
+    to = Address(parts.INTERNAL, parts.internal_key(app.conf))
+    app.connection.publish([late_parts.call(each, to) for each in found])
 
 
 def _next(sig: Signature) -> list[Signature]:
@@ -71,6 +97,31 @@ def _unrun(task: Signature, parent_id: str | None) -> Request:
         reply_to=options.get("reply_to"),
         called_directly=False,
     )
+
+
+def hopeless(error: Exception) -> bool:
+    """Whether a canvas that could not be sent will not be by trying again either: its fault, not the broker's."""
+    reason = error.__cause__ if type(error) is PublishError else error  # a batch names the first of many
+    if isinstance(reason, TooLarge | Unroutable | NotFound | TopologyMismatch | AccessRefused):
+        return True
+    return not isinstance(reason, TransportError | StoreUnavailable)
+
+
+def fitting(app: Client, error: BaseException, trace: str) -> tuple[BaseException, str]:
+    """Return a failure as messages can tell it: as it is, else without most of its traceback, else by its beginning."""
+    limit = app.conf.broker_max_message_size
+    most = min(LENGTH, limit // 16)
+    short = "".join(tracebacks.format_tb(error.__traceback__))[-most:] + shown(error, most=most)
+    for told in (trace, short):
+        meta = meta_of("", states.FAILURE, error, told)
+        if len(result_envelope(meta, "", result_format(app.conf)).body) <= limit:
+            return error, told
+    beginning = TooLarge(
+        f"the task failed with {type(error).__name__}, which is over the limit of {limit} bytes "
+        f"(`broker_max_message_size`); raise exceptions that refer to data instead of holding it; "
+        f"it begins: {shown(error, most=most)}"
+    )
+    return beginning, short
 
 
 def rest_told(

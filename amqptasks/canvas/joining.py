@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from amqptasks import states
-from amqptasks.amqp import Delivery
+from amqptasks.amqp import Address, Delivery, Envelope, Parcel
 from amqptasks.canvas import failing, parts
 from amqptasks.canvas.rules import leaves
 from amqptasks.canvas.sending import send
@@ -22,14 +23,15 @@ from amqptasks.errors import (
     AccessRefused,
     ChordError,
     ConnectionLost,
-    EncodeError,
     MessageError,
     NotFound,
     ResourceLocked,
-    TooLarge,
+    StoreUnavailable,
     TransportError,
+    Unroutable,
 )
 from amqptasks.protocol import JOINED
+from amqptasks.shown import shown
 from amqptasks.signatures import Signature, signature
 from amqptasks.transport import codec
 from amqptasks.transport.base import Consumer, Link
@@ -37,8 +39,12 @@ from amqptasks.transport.base import Consumer, Link
 logger = logging.getLogger(__name__)
 
 
+SLOWEST = 1000
+"""Messages a second that a broker delivers at least: what a join of many parts may take."""
+
+
 class Busy(Exception):
-    """Another join holds the chord's queue."""
+    """Another join holds the chord's queue, or the broker is slow to give what lies in it."""
 
 
 @dataclass(slots=True)
@@ -76,7 +82,8 @@ class Drained:
 def unlock(app: Client, chord: str, size: int) -> bool:
     """Fire the chord if all its parts are there; return whether that was now.
 
-    Raises Busy while another join is at it, and the transport's errors: then it is to be tried again.
+    Raises Busy while another join is at it, and the transport's errors, QueueDown among them: then it is to be tried
+    again.
     """
     queue, seen = parts.queue_of(chord), 0
     while True:
@@ -114,10 +121,16 @@ def _ready(app: Client, queue: str) -> int:
 
 
 def _drain(app: Client, queue: str, count: int) -> Drained | None:
+    """Claim a chord's queue and take what lies in it; None when it is gone.
+
+    Raises Busy when another join has it, and when fewer than `count` messages come: missing parts would be counted
+    again when they come, but those that are there by nobody.
+    """
     deliveries: list[Delivery] = []
     patience = app.conf.result_chord_join_timeout
 
     async def claim(link: Link) -> Consumer:
+        deliveries.clear()  # of a link that was lost: the broker has them again
         arrived = asyncio.Event()
 
         def take(delivery: Delivery) -> None:
@@ -125,16 +138,18 @@ def _drain(app: Client, queue: str, count: int) -> Drained | None:
             arrived.set()
 
         consumer = await link.consume(queue, take, lambda error: arrived.set(), prefetch=0, exclusive=True)
-        while len(deliveries) < count and not link.lost.done():
-            arrived.clear()
-            try:
-                await asyncio.wait_for(arrived.wait(), patience)
-            except TimeoutError:
-                break
+        try:
+            await _filled(link, arrived, lambda: len(deliveries) >= count, patience)
+            if len(deliveries) < count:
+                raise Busy(f"{queue} gave {len(deliveries)} of {count} messages in time")
+        except BaseException:
+            # Left open, the claim would keep every other join away for as long as this process lives.
+            await consumer.close()
+            raise
         return consumer
 
     try:
-        consumer = app.connection.perform(claim)
+        consumer = app.connection.perform(claim, app.connection.timeout + count / SLOWEST)
     except NotFound:
         return None
     except (AccessRefused, ResourceLocked) as error:
@@ -143,6 +158,23 @@ def _drain(app: Client, queue: str, count: int) -> Drained | None:
     for delivery in deliveries:
         drained.take(delivery, app)
     return drained
+
+
+async def _filled(link: Link, arrived: asyncio.Event, full: Callable[[], bool], patience: float) -> None:
+    """Return when all is there, or nothing more has come for `patience` seconds. Raises ConnectionLost."""
+    wake = lambda lost: arrived.set()  # noqa: E731
+    link.lost.add_done_callback(wake)
+    try:
+        while not full():
+            arrived.clear()
+            if link.lost.done():
+                raise ConnectionLost(str(link.lost.result()))
+            try:
+                await asyncio.wait_for(arrived.wait(), patience)
+            except TimeoutError:
+                return
+    finally:
+        link.lost.remove_done_callback(wake)
 
 
 def _finish(app: Client, queue: str, drained: Drained) -> None:
@@ -189,8 +221,10 @@ def _fire(app: Client, chord: str, drained: Drained) -> None:
     values = [part.meta.result for part in ordered]
     try:
         _call(body, values, ordered[-1].meta.task_id if ordered else None)
-    except (TooLarge, EncodeError) as error:
-        failing.fail(app, body, _too_much(chord, len(values), error), chord)
+    except Exception as error:
+        if not failing.hopeless(error):
+            raise
+        failing.fail(app, body, _uncallable(chord, len(values), error), chord)
 
 
 def _call(body: Signature, values: list[Any], parent_id: str | None) -> None:
@@ -206,16 +240,18 @@ def _order(index: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
 
 def dependency_error(task_id: str, error: Any) -> ChordError:
     """Return what a body fails with, naming the member that failed."""
-    failed = ChordError(f"Dependency {task_id} raised {error!r}")
+    failed = ChordError(f"Dependency {task_id} raised {shown(error)}")
     if isinstance(error, BaseException):
         failed.__cause__ = error
     return failed
 
 
-def _too_much(chord: str, count: int, error: Exception) -> ChordError:
-    return ChordError(
+def _uncallable(chord: str, count: int, error: Exception) -> ChordError:
+    failed = ChordError(
         f"the values of the chord {chord}'s {count} members cannot be given to its body: {error}"
     )
+    failed.__cause__ = error
+    return failed
 
 
 def expired(app: Client, chord: str, seconds: float) -> None:
@@ -247,12 +283,40 @@ def expired(app: Client, chord: str, seconds: float) -> None:
 def part_by_call(app: Client, value: Any, place: parts.Place, failed: bool, parent_id: str | None) -> None:
     """Make a part of what a worker of Celery's says, publish it and count."""
     from_id = str(value if failed else parent_id or "")
-    result = (
-        ChordError(f"{from_id} failed on a worker that does not say why: see its own result")
-        if failed
-        else value
-    )
+    result = _reason(app, from_id) if failed else value
     meta = failing.meta_of(from_id, states.FAILURE if failed else states.SUCCESS, result)
-    envelope = parts.part_message(place, meta, app.conf)
-    app.connection.publish([envelope])
-    unlock(app, place.chord, place.size)
+    _put(app, place.chord, parts.part_message(place, meta, app.conf), place.size)
+
+
+def _reason(app: Client, task_id: str) -> Any:
+    """Return what a member raised there: the errback of a worker of Celery's has its id alone, but a store that both
+    sides share has had the rest before."""
+    try:
+        meta = app.backend.fetch(task_id) if app.backend.stores else None
+    except StoreUnavailable as error:
+        logger.warning("what %s raised is not known: %s", task_id, error)
+        meta = None
+    if meta is None or meta.status == states.SUCCESS:
+        return ChordError(f"{task_id} failed on a worker that does not say why: see its own result")
+    return meta.result
+
+
+def late(app: Client, chord: str, part: Parcel) -> None:
+    """Leave a part that found no queue before, and count. Raises as `unlock`: QueueDown while the queue's node is."""
+    said = parts.read(
+        Envelope(Address("", part.routing_key), part.body, codec.decode_header(part.header)), app.conf
+    )
+    if isinstance(said, parts.Part):
+        _put(app, chord, part, said.size)
+
+
+def _put(app: Client, chord: str, part: Envelope | Parcel, size: int) -> None:
+    try:
+        app.connection.publish([part])
+    except Unroutable:
+        try:
+            app.connection.inspect(parts.queue_of(chord))
+        except NotFound:
+            return  # the chord is done, and this part was there before
+        raise  # it has come back meanwhile
+    unlock(app, chord, size)

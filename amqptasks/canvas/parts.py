@@ -44,6 +44,7 @@ LONGEST_LEASE = 49 * 86400.0
 
 _INDEX = "chord_index"
 _EXTRA = "chord_extra"
+_SIZE = "chord_size"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ class Part:
     index: tuple[int, ...]
     extra: int
     meta: Meta
+    size: int
+    """Of the chord, as the member knew it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +157,12 @@ def plan_message(chord: str, plan: Plan, conf: Settings) -> Envelope:
 
 
 def part_message(place: Place, meta: Meta, conf: Settings) -> Envelope:
-    extended: dict[str, Any] = {_INDEX: list(place.index)}
+    extended: dict[str, Any] = {_INDEX: list(place.index), _SIZE: place.size}
     if place.extra:
         extended[_EXTRA] = place.extra
     said = replace(meta, extended=extended, reply_to=None, correlation_id=meta.task_id)
     envelope = result_envelope(said, queue_of(place.chord), _format(conf))
-    # One that finds no queue is the double of a part whose chord is done.
-    return replace(envelope, fate="drop", properties=replace(envelope.properties, message_id=new_id()))
+    return replace(envelope, fate="part", properties=replace(envelope.properties, message_id=new_id()))
 
 
 def unlock_message(place: Place, conf: Settings) -> Envelope:
@@ -198,7 +200,8 @@ def read(envelope: Envelope, conf: Settings) -> Plan | Part:
     body = read_body(envelope, format)
     if _INDEX not in body:
         raise InvalidMessage("neither a plan nor a part of a chord")
-    return Part(tuple(body[_INDEX]), int(body.get(_EXTRA) or 0), from_body(body))
+    extra, size = int(body.get(_EXTRA) or 0), int(body.get(_SIZE) or 0)
+    return Part(tuple(body[_INDEX]), extra, from_body(body), size)
 
 
 def _format(conf: Settings) -> ResultFormat:

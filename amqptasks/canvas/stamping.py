@@ -66,10 +66,8 @@ def stamp(
 ) -> Signature:
     """See `Signature.stamp`."""
     match kind_of(sig):
-        case "chain":
-            return _chain(sig, visitor, append, headers)
-        case "group":
-            return _group(sig, visitor, append, headers)
+        case "chain" | "group":
+            return _held(sig, visitor, append, headers)
         case "chord":
             return _chord(sig, visitor, append, headers)
     _links(sig, visitor, append, headers)
@@ -77,29 +75,22 @@ def stamp(
     return sig.set(**_merged(sig.options, said, append, headers))
 
 
-def _chain(
+def _held(
     sig: Signature, visitor: StampingVisitor | None, append: bool, headers: Mapping[str, Any]
 ) -> Signature:
-    said = None if visitor is None else visitor.on_chain_start(sig, **headers)
-    merged = _merged(sig.options, said, append, headers)
-    _links(sig, visitor, append, merged)
-    for step in members(sig):
-        stamp(step, visitor, append, merged)
+    """Stamp the members of a chain or a group, and what hangs on the whole."""
+    kind = kind_of(sig)
+    said: Stamps | None = None
     if visitor is not None:
-        visitor.on_chain_end(sig, **merged)
-    return sig
-
-
-def _group(
-    sig: Signature, visitor: StampingVisitor | None, append: bool, headers: Mapping[str, Any]
-) -> Signature:
-    said = None if visitor is None else visitor.on_group_start(sig, **headers)
+        starts = visitor.on_chain_start if kind == "chain" else visitor.on_group_start
+        said = starts(sig, **headers)
     merged = _merged(sig.options, said, append, headers)
     _links(sig, visitor, append, merged)
     for member in members(sig):
         stamp(member, visitor, append, merged)
     if visitor is not None:
-        visitor.on_group_end(sig, **merged)
+        ends = visitor.on_chain_end if kind == "chain" else visitor.on_group_end
+        ends(sig, **merged)
     return sig
 
 

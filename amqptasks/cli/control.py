@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from amqptasks.cli.apps import load_any_app
-from amqptasks.cli.options import Common, listing_options
-from amqptasks.cli.remote import Words, asked, fail_if_refused, listed, remote_options, show
+from amqptasks.cli.remote import Words, conversation_options, converse
 
 NONE = Words()
 _N = Words((("n", int),), shown="[N]")
@@ -28,7 +28,10 @@ COMMANDS: dict[str, tuple[Words, str]] = {
     "enable_events": (NONE, "send task events"),
     "heartbeat": (NONE, "send a heartbeat event now"),
     "pool_grow": (_N, "N slots more"),
-    "pool_restart": (NONE, "load the app anew (worker_pool_restarts)"),
+    "pool_restart": (
+        Words(rest="modules", shown="[MODULE...]"),
+        "load the app anew, and these modules (worker_pool_restarts)",
+    ),
     "pool_shrink": (_N, "N slots less"),
     "rate_limit": (
         Words((("task_name", str), ("rate_limit", str)), required=2, shown="TASK 10/s|100/m|1000/h|0"),
@@ -52,20 +55,10 @@ COMMANDS: dict[str, tuple[Words, str]] = {
 
 
 @click.command("control")
-@click.argument("name", metavar="COMMAND", required=False)
-@click.argument("words", nargs=-1, metavar="[ARGUMENTS]...")
-@click.option("--list", "-l", "only_list", is_flag=True, help="List the commands.")
-@remote_options
-@listing_options
-def command(  # noqa: PLR0917 (click passes by name)
-    name: str | None,
-    words: tuple[str, ...],
-    only_list: bool,
-    destination: tuple[str, ...],
-    timeout: float,
-    as_json: bool,
-) -> None:
-    """Tell the workers COMMAND and show what they answer within the time. `--list` shows the commands.
+@conversation_options
+def command(**given: Any) -> None:
+    """Tell the workers COMMAND and show what they answer within the time. `--list` shows the commands,
+    with those of your own if -A names your app.
 
     \b
     amqptasks -A proj control rate_limit proj.tasks.mail 10/m
@@ -73,13 +66,4 @@ def command(  # noqa: PLR0917 (click passes by name)
 
     Exit code 69 when nobody answers, 1 when a worker answers with an error.
     """
-    common = Common.current()
-    if only_list or name is None:
-        print(listed(COMMANDS))
-        return
-    reader = COMMANDS[name][0] if name in COMMANDS else Words()
-    arguments = reader.read(name, words)
-    with load_any_app(common) as app:
-        answers = asked(app, name, arguments, destination, timeout)
-    show(answers, as_json=common.json or as_json)
-    fail_if_refused(answers)
+    converse("control", COMMANDS, **given)

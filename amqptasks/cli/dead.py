@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
@@ -15,11 +14,11 @@ import click
 
 from amqptasks.amqp import Envelope
 from amqptasks.cli.apps import load_any_app
-from amqptasks.cli.options import Common, listing_options
+from amqptasks.cli.options import Common, listing_options, names
 from amqptasks.cli.output import CONFIG, FAILED, Failure, sentence, show_json, table
-from amqptasks.cli.worker import names
 from amqptasks.dead import DeadLetter, DeadLetters, Selection, Tally
-from amqptasks.errors import NotFound
+from amqptasks.errors import ImproperlyConfigured, NotFound
+from amqptasks.worker.rates import per_second
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,14 +26,13 @@ WIDTH = 60
 """Characters of an error in the table; `show` has all of it."""
 PAUSE = 2.0
 """Seconds between two lines of progress."""
-_PERIODS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 def _rate(text: str) -> float:
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(?:/([smh]))?", text.strip())
-    if found is None or not float(found[1]):
-        raise click.BadParameter(f"{text!r} is no rate; write for example 10/s, 100/m or 1000/h")
-    return float(found[1]) / _PERIODS[found[2] or ""]
+    with contextlib.suppress(ImproperlyConfigured):
+        if rate := per_second(text):
+            return rate
+    raise click.BadParameter(f"{text!r} is no rate; write for example 10/s, 100/m or 1000/h")
 
 
 _SELECTING = (
@@ -86,7 +84,7 @@ def _required(everything: bool, queues: tuple[str, ...] | None, selection: Selec
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _letters(queues: tuple[str, ...] | None) -> Iterator[DeadLetters]:
     with load_any_app(Common.current()) as app:
         found = app.dead_letters(queues)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from amqptasks.cli.apps import load_any_app
-from amqptasks.cli.options import Common, listing_options
-from amqptasks.cli.remote import Words, asked, listed, remote_options, show, truth
+from amqptasks.cli.remote import Words, conversation_options, converse
+from amqptasks.commands import truth
 
 NONE = Words()
 COMMANDS: dict[str, tuple[Words, str]] = {
@@ -28,33 +29,16 @@ COMMANDS: dict[str, tuple[Words, str]] = {
 
 
 @click.command("inspect")
-@click.argument("name", metavar="COMMAND", required=False)
-@click.argument("words", nargs=-1, metavar="[ARGUMENTS]...")
-@click.option("--list", "-l", "only_list", is_flag=True, help="List the commands.")
-@remote_options
-@listing_options
-def command(  # noqa: PLR0917 (click passes by name)
-    name: str | None,
-    words: tuple[str, ...],
-    only_list: bool,
-    destination: tuple[str, ...],
-    timeout: float,
-    as_json: bool,
-) -> None:
-    """Ask the workers COMMAND and show what they answer within the time. `--list` shows the commands.
+@conversation_options
+def command(**given: Any) -> None:
+    """Ask the workers COMMAND and show what they answer within the time. `--list` shows the commands,
+    with those of your own if -A names your app.
 
     \b
     amqptasks -A proj inspect active
     amqptasks -A proj inspect stats -d w1@host --json
 
-    Other names are asked too: they may be commands of your own. Exit code 69 when nobody answers.
+    Other names are asked too: they may be commands of your own. Exit code 69 when nobody answers, 1 when a
+    worker answers with an error.
     """
-    common = Common.current()
-    if only_list or name is None:
-        print(listed(COMMANDS))
-        return
-    reader = COMMANDS[name][0] if name in COMMANDS else Words()
-    arguments = reader.read(name, words)
-    with load_any_app(common) as app:
-        answers = asked(app, name, arguments, destination, timeout)
-    show(answers, as_json=common.json or as_json)
+    converse("inspect", COMMANDS, **given)

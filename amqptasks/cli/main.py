@@ -34,6 +34,8 @@ COMMANDS = {
     "control": "Change running workers: rate limits, revokes, queues, pool.",
     "status": "List the workers that answer.",
     "events": "Show what workers and tasks do, as it happens.",
+    "dashboard": "Serve pages that show queues, workers and tasks, and steer them.",
+    "top": "Watch queues, workers and calls, live, in the terminal.",
     "queues": "List the app's queues with messages and consumers.",
     "topology": "Export exchanges, queues and policies for the broker.",
     "report": "Show versions, settings and broker, for a bug report.",
@@ -63,7 +65,7 @@ Exit codes:
    2  wrong usage, or the app cannot be imported
   69  the broker does not answer, or no worker does
   70  internal error
-  73  another worker has this node name, or a file cannot be created
+  73  another worker has this node name or port, or a file cannot be created
   75  temporary failure: try again
   77  the broker refused user, password or permission
   78  wrong configuration: setting, virtual host, queue or certificate

@@ -90,3 +90,22 @@ def common_options(function: F) -> F:
 def listing_options(function: F) -> F:
     """Give a command that shows something the common options and `--json`."""
     return common_options(_JSON(function))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Read names separated by commas."""
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not found:
+        raise click.BadParameter("no name in it; separate names by commas: short,long")
+    return found
+
+
+def trailing_settings(
+    _context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]
+) -> dict[str, str]:
+    """Read the `name=value` words after `--`."""
+    pairs = [word.removeprefix("--").partition("=") for word in words]
+    for word, (name, equals, _) in zip(words, pairs, strict=True):
+        if not equals or not name.isidentifier():
+            raise click.UsageError(f"unexpected argument {word!r}; settings are written name=value, after --")
+    return {name.lower(): value for name, _, value in pairs}

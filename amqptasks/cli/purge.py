@@ -7,10 +7,9 @@ import difflib
 import click
 
 from amqptasks.cli.apps import load_app
-from amqptasks.cli.options import Common, listing_options
+from amqptasks.cli.options import Common, listing_options, names
 from amqptasks.cli.output import CONFIG, FAILED, Failure, show_json
 from amqptasks.cli.queues import count
-from amqptasks.cli.worker import names
 from amqptasks.errors import NotFound
 
 

@@ -13,10 +13,21 @@ from typing import Any, TypeVar
 
 import click
 
+from amqptasks import revokes
 from amqptasks.app import App
+from amqptasks.cli.apps import load_any_app, load_app
+from amqptasks.cli.options import Common, listing_options
 from amqptasks.cli.output import UNAVAILABLE, Failure, show_json
+from amqptasks.cli.spec import app_spec
+from amqptasks.commands import Command, Kind, reader
+from amqptasks.worker.loading import import_tasks
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+TIMEOUT = 1.0
+"""Seconds."""
+
+KEPT = ("revoke", "terminate", "revoke_by_stamped_headers")
 
 NOBODY = "no node replied within the time"
 
@@ -49,14 +60,6 @@ class Words:
         return arguments
 
 
-def truth(word: str) -> bool:
-    if word.lower() in ("1", "true", "yes", "on"):
-        return True
-    if word.lower() in ("0", "false", "no", "off"):
-        return False
-    raise ValueError(word)
-
-
 def remote_options(function: F) -> F:
     """Whom to ask, and for how long."""
     for option in (
@@ -68,8 +71,8 @@ def remote_options(function: F) -> F:
             help="These nodes only: w1@host,w2@host. With a * or ? in it: every node whose name fits.",
         ),
         click.option(
-            "-t", "--timeout", type=click.FloatRange(0, min_open=True), default=1.0, metavar="SECONDS",
-            help="How long replies are waited for. [1.0]",
+            "-t", "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+            help="How long replies are waited for. [1.0, or as a command of your own says]",
         ),
         click.option("-j", "as_json", is_flag=True, help="As --json."),
     ):  # fmt: skip
@@ -77,23 +80,85 @@ def remote_options(function: F) -> F:
     return function
 
 
+def conversation_options(function: F) -> F:
+    """A command's name and its words, whom to tell it, and `--list`: what `converse` takes."""
+    for option in (
+        listing_options,
+        remote_options,
+        click.option("--list", "-l", "only_list", is_flag=True, help="List the commands."),
+        click.argument("words", nargs=-1, metavar="[ARGUMENTS]..."),
+        click.argument("name", metavar="COMMAND", required=False),
+    ):
+        function = option(function)
+    return function
+
+
+def converse(  # noqa: PLR0917 (click passes by name)
+    kind: Kind,
+    known: Mapping[str, tuple[Words, str]],
+    name: str | None,
+    words: tuple[str, ...],
+    only_list: bool,
+    destination: tuple[str, ...],
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Tell the workers a command and print what they answer, or print the commands that there are.
+
+    Ends with exit code 1 if a node answered with an error.
+    """
+    common = Common.current()
+    if only_list or name is None:
+        print(listed({**known, **own_commands(common, kind)}))
+        return
+    with load_any_app(common) as app:
+        answers = asked(app, name, read(app, kind, known, name, words), destination, timeout)
+    show(answers, as_json=common.json or as_json)
+    _fail_if_refused(answers)
+
+
 def asked(
-    app: App, command: str, arguments: Mapping[str, Any], destination: Sequence[str], timeout: float
+    app: App, command: str, arguments: Mapping[str, Any], destination: Sequence[str], timeout: float | None
 ) -> dict[str, Any]:
     """Return the answers by node. Raises Failure with exit code 69 when nobody answers."""
+    own = app.commands.find(command)
+    timeout = timeout or (own.default_timeout if own is not None else TIMEOUT)
     nodes = [name for each in destination for name in each.split(",") if name]
     options: dict[str, Any] = {"destination": nodes or None}
+    if len(nodes) > 1 and any(sign in node for node in nodes for sign in "*?["):
+        raise click.UsageError("-d takes names, or one pattern; ask once for each pattern")
     if len(nodes) == 1 and any(sign in nodes[0] for sign in "*?["):
         options = {"pattern": nodes[0], "matcher": "glob"}
-    replies = app.control.broadcast(command, arguments, reply=True, timeout=timeout, **options)
+    replies = _broadcast(app, command, arguments, {**options, "timeout": timeout, "reply": True})
     if not replies:
         cure = (
             "is a worker running on this broker, with this node name?"
             if nodes
+            else "workers that start later know it from the broker, where it is kept"
+            if command in KEPT
             else "is a worker running on this broker?"
         )
         raise Failure(f"{NOBODY} ({timeout:g} s)", UNAVAILABLE, cure)
     return {node: answer for reply in replies for node, answer in sorted(reply.items())}
+
+
+def _broadcast(
+    app: App, command: str, arguments: Mapping[str, Any], options: Mapping[str, Any]
+) -> Sequence[Mapping[str, Any]] | None:
+    """Have it carried out; what is revoked for everyone is kept on the broker too, for workers that start later."""
+    control = app.control
+    match command:
+        case "revoke":
+            return control.revoke(arguments["task_id"], **options)
+        case "terminate":
+            return control.terminate(arguments["task_id"], signal=arguments["signal"], **options)
+        case "revoke_by_stamped_headers":
+            try:
+                stamps = revokes.stamps(arguments["headers"])
+            except ValueError as error:
+                raise click.UsageError(str(error)) from None
+            return control.revoke_by_stamped_headers(stamps, **options)
+    return control.broadcast(command, arguments, **options)
 
 
 def show(answers: Mapping[str, Any], *, as_json: bool) -> None:
@@ -124,11 +189,55 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, indent=4, default=str, ensure_ascii=False)
 
 
-def fail_if_refused(answers: Mapping[str, Any]) -> None:
+def _fail_if_refused(answers: Mapping[str, Any]) -> None:
     """End with exit code 1 if a node answered with an error, which has been shown."""
     if any(isinstance(answer, Mapping) and set(answer) == {"error"} for answer in answers.values()):
         sys.stdout.flush()
         click.get_current_context().exit(1)
+
+
+def own_commands(common: Common, kind: Kind) -> dict[str, tuple[Words, str]]:
+    """Return the app's own commands of this kind; none where nothing names an app."""
+    if not app_spec(common):
+        return {}
+    with load_app(common) as app:
+        import_tasks(app)
+        return {
+            name: (words_of(command), command.help)
+            for name, command in sorted(app.commands.items())
+            if command.kind == kind and command.visible
+        }
+
+
+def read(
+    app: App, kind: Kind, known: Mapping[str, tuple[Words, str]], name: str, words: Sequence[str]
+) -> Any:
+    """Return the arguments that a command's words are. Raises click.UsageError.
+
+    What nobody here knows is asked too, without arguments: the workers may know it.
+    """
+    if name in known:
+        return known[name][0].read(name, words)
+    import_tasks(app)
+    own = app.commands.find(name)
+    if own is not None and own.kind != kind:
+        raise click.UsageError(f"{name} is asked by `amqptasks {own.kind} {name}`")
+    if own is None and words:
+        raise click.UsageError(
+            f"there is no command {name} here, so what {' '.join(words)} means is unknown; `--list` shows those there "
+            "are, your own ones where -A names your app"
+        )
+    return words_of(own).read(name, words) if own is not None else {}
+
+
+def words_of(command: Command) -> Words:
+    """Return how the words after a command of one's own become its arguments."""
+    return Words(
+        tuple((name, reader(kind)) for name, kind in command.args),
+        command.variadic,
+        command.required,
+        command.signature,
+    )
 
 
 def listed(commands: Mapping[str, tuple[Words, str]]) -> str:

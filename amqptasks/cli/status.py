@@ -13,7 +13,7 @@ from amqptasks.cli.remote import asked, remote_options
 @click.command("status")
 @remote_options
 @listing_options
-def command(destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
+def command(destination: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
     """List the workers that answer within the time. Exit code 69 when there is none."""
     common = Common.current()
     with load_any_app(common) as app:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from amqptasks.cli.daemon import Daemon, daemon_options
 from amqptasks.cli.embedded import EmbeddedBeat
-from amqptasks.cli.options import Common, common_options
+from amqptasks.cli.options import Common, common_options, names, trailing_settings
 from amqptasks.cli.spec import enter_workdir, required_spec, settings_of
+from amqptasks.errors import ImproperlyConfigured
 from amqptasks.sources import checked
+from amqptasks.worker.autoscale import read_limits
 from amqptasks.worker.options import POOLS, WorkerOptions, expand
 from amqptasks.worker.worker import run_worker
 
@@ -19,7 +22,6 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 
 # Options of Celery's worker that have their turn later, or never, each with what to do instead.
 ABSENT = {
-    "--autoscale": "a pool has a fixed size: -c N; start more workers by what `amqptasks queues` shows",
     "-S": "revoked tasks are kept on the broker, so no file is needed",
     "--heartbeat-interval": "the setting is broker_heartbeat: add -- broker_heartbeat=SECONDS",
     "--pool-start-method": "children are always forked from one small process that imported the app",
@@ -50,14 +52,6 @@ class WorkerCommand(click.Command):
             raise click.UsageError(f"there is no option {error.option_name}; {cure}", ctx) from None
 
 
-def names(text: str) -> tuple[str, ...]:
-    """Read names separated by commas."""
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not names:
-        raise click.BadParameter("no name in it; separate names by commas: short,long")
-    return names
-
-
 def _number(text: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
         raise click.BadParameter(f"{text!r} is neither 'auto' nor a number of at least 1")
@@ -66,6 +60,21 @@ def _number(text: str) -> int:
 
 def _concurrency(text: str) -> int:
     return 0 if text.lower() == "auto" else _number(text)
+
+
+def _limits(text: str) -> tuple[int, int]:
+    try:
+        return read_limits(text)
+    except ImproperlyConfigured as error:
+        raise click.BadParameter(str(error)) from None
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not MAX,MIN: two numbers, such as 10,2") from None
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
+        raise click.BadParameter(f"{text!r} is no port; name a number up to 65535, or 0 for any")
+    return int(text)
 
 
 def _multiplier(text: str) -> int | str:
@@ -81,15 +90,6 @@ def _pool(text: str) -> str:
 
 def _complete_pool(_context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
     return [name for name in POOLS if name.startswith(start)]
-
-
-def _settings(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> dict[str, str]:
-    """Read the trailing `name=value` words."""
-    pairs = [word.removeprefix("--").partition("=") for word in words]
-    for word, (name, equals, _) in zip(words, pairs, strict=True):
-        if not equals or not name.isidentifier():
-            raise click.UsageError(f"unexpected argument {word!r}; settings are written name=value, after --")
-    return {name.lower(): value for name, _, value in pairs}
 
 
 @click.command("worker", cls=WorkerCommand)
@@ -132,6 +132,13 @@ def _settings(_context: click.Context, _parameter: click.Parameter, words: tuple
     type=_concurrency,
     help="Tasks that run at a time; prefork: child processes. More than the CPUs helps tasks that wait, "
     "not tasks that compute. [auto: the CPUs that this process may use; 100 with -P asyncio]",
+)
+@click.option(
+    "--autoscale",
+    metavar="MAX,MIN",
+    type=_limits,
+    help="Instead of -c: begin with MIN slots, have more while work waits for them, MAX at most, and let those go that "
+    "were free for 30 seconds (worker_autoscale_keepalive). With the pools prefork and asyncio.",
 )
 @click.option(
     "-P",
@@ -218,6 +225,17 @@ def _settings(_context: click.Context, _parameter: click.Parameter, words: tuple
     help="Send an event for each step of each task, for monitors. `amqptasks control enable_events` does so later.",
 )
 @click.option(
+    "--health-port",
+    type=_port,
+    metavar="PORT",
+    help="Answer /livez, /readyz and, for Prometheus, /metrics over HTTP on this port; 0: any, which is logged.",
+)
+@click.option(
+    "--health-host",
+    metavar="ADDRESS",
+    help="On this address; 0.0.0.0 or :: for probes from other machines. [127.0.0.1]",
+)
+@click.option(
     "-B",
     "--beat",
     is_flag=True,
@@ -234,7 +252,7 @@ def _settings(_context: click.Context, _parameter: click.Parameter, words: tuple
 )
 @daemon_options
 @common_options
-@click.argument("settings", nargs=-1, callback=_settings, metavar="[-- NAME=VALUE...]")
+@click.argument("settings", nargs=-1, callback=trailing_settings, metavar="[-- NAME=VALUE...]")
 def command(
     settings: dict[str, str],
     exclude_queues: tuple[str, ...] | None,
@@ -269,10 +287,13 @@ def command(
     with daemon.entered(worker.node, worker.logfile):
         if not beat:
             return run_worker(worker)
-        return run_worker(worker, EmbeddedBeat(_beat_command(worker, common, scheduler)))
+        return run_worker(worker, EmbeddedBeat(beat_command(worker, common, scheduler, settings)))
 
 
-def _beat_command(worker: WorkerOptions, common: Common, scheduler: str | None) -> list[str]:
+def beat_command(
+    worker: WorkerOptions, common: Common, scheduler: str | None, settings: Mapping[str, str]
+) -> list[str]:
+    """Return the words of the beat that goes with a worker: the same app, modules, settings and log."""
     said = {
         "-A": worker.app,
         "-b": common.broker,
@@ -280,6 +301,8 @@ def _beat_command(worker: WorkerOptions, common: Common, scheduler: str | None) 
         "--workdir": worker.workdir,
         "--loglevel": worker.loglevel,
         "--logfile": worker.logfile and expand(worker.logfile, worker.node),
+        "--include": ",".join(worker.include),
         "--scheduler": scheduler,
     }
-    return ["beat", "-q", *(word for option, value in said.items() if value for word in (option, value))]
+    options = [word for option, value in said.items() if value for word in (option, value)]
+    return ["beat", "-q", *options, *(["--"] if settings else []), *map("=".join, settings.items())]

@@ -2,7 +2,8 @@
 
 The wish is a queue named after the call, on the call's own broker: `abort()` declares it, the task looks whether it
 is there, and the broker removes it after a while. So no result backend that can be read is needed, and it does not
-matter whether the wish or the start comes first. Knows tasks, results and connections; nothing of workers.
+matter whether the wish or the start comes first. Where there is one, Celery's wish is seen as well, which is the state
+ABORTED written there: by a Celery client, or by Flower. Knows tasks, results and connections; nothing of workers.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from amqptasks import states
 from amqptasks.amqp import Queue
+from amqptasks.backends.base import Backend
 from amqptasks.client import Client
-from amqptasks.errors import NotFound, TransportError
+from amqptasks.errors import NotFound, StoreUnavailable, TransportError
 from amqptasks.result import AsyncResult as Result
 from amqptasks.task import Task
 from amqptasks.waiting import home
@@ -95,8 +97,8 @@ class AbortableTask(Task[P, R]):
         answer = known == task_id and answer
         try:
             answer = _is_there(self.app, task_id)
-        except TransportError as error:
-            logger.warning("cannot ask the broker whether %s[%s] is aborted: %s", self.name, task_id, error)
+        except (TransportError, StoreUnavailable) as error:
+            logger.warning("cannot ask whether %s[%s] is aborted: %s", self.name, task_id, error)
         _last.set((task_id, time.monotonic(), answer))
         return answer
 
@@ -117,5 +119,10 @@ def _is_there(app: Client, task_id: str) -> bool:
     try:
         app.connection.inspect(PREFIX + task_id)
     except NotFound:
-        return False
+        return app.backend.stores and _is_stored(app.backend, task_id)
     return True
+
+
+def _is_stored(store: Backend, task_id: str) -> bool:
+    known = store.fetch(task_id)
+    return known is not None and known.status == ABORTED

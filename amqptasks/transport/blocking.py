@@ -109,8 +109,10 @@ class BlockingConnection:
         self._refuse_io_thread()
         self.submit(envelopes, timeout).wait()
 
-    def submit(self, envelopes: Sequence[Envelope | Parcel], timeout: float | None = None) -> Ticket:
-        """Encode and hand over; return a ticket to wait for. Waits only for room.
+    def submit(
+        self, envelopes: Sequence[Envelope | Parcel], timeout: float | None = None, *, wait: bool = True
+    ) -> Ticket:
+        """Encode and hand over; return a ticket to wait for. Waits only for room, and not for that without `wait`.
 
         `timeout` bounds the whole; without it, `self.timeout` is what the broker has for each part of a large
         batch. A message that cannot be encoded fails on the ticket, its neighbours are sent.
@@ -124,7 +126,7 @@ class BlockingConnection:
             size = sum([len(each.header) + len(each.body) for each in parcels if isinstance(each, Parcel)])
             if start and timeout is None:
                 deadline = ticket.deadline = time.monotonic() + self.timeout
-            io.room.take(len(chunk), size, 0.0 if io.is_current else deadline, io.blocked)
+            io.room.take(len(chunk), size, 0.0 if io.is_current or not wait else deadline, io.blocked)
             io.send((ticket, deadline, chunk, parcels))
         return ticket
 

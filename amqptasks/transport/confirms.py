@@ -48,7 +48,13 @@ class ConfirmChannel(Channel):
         self.pending[self._sequence] = (parcel, done)
         self.stream.write(
             codec.publish_frames(
-                self.number, parcel.exchange, parcel.routing_key, parcel.header, parcel.body, self._frame_max
+                self.number,
+                parcel.exchange,
+                parcel.routing_key,
+                parcel.header,
+                parcel.body,
+                self._frame_max,
+                b"\x00" if parcel.fate == "event" else b"\x01",
             )
         )
 

@@ -21,6 +21,7 @@ from amqptasks.errors import (
     ChannelClosed,
     ConnectionLost,
     NotFound,
+    QueueDown,
     ResourceLocked,
     TLSFailed,
     TopologyMismatch,
@@ -205,7 +206,7 @@ def channel_error(code: int, text: str) -> TransportError:
         )
     if code == 404:
         if "home node" in said:
-            return NotFound(f"{said}: it exists, and is back with its node; nothing was lost", code)
+            return QueueDown(f"{said}: it exists, and is back with its node; nothing was lost", code)
         return NotFound(f"{said}; declare it first, or check the name", code)
     if code == 405:
         return ResourceLocked(f"{said.partition('. ')[0]}; it belongs to another connection", code)

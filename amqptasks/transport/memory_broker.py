@@ -60,6 +60,8 @@ class MemoryBroker:
         self.lock = threading.RLock()
         self.blocked: str | None = None
         self.withholding = False
+        self.down: set[str] = set()
+        """Queues whose node, in a cluster, would be down."""
         self.queues: dict[str, MemoryQueue] = {}
         self.exchanges: dict[str, MemoryExchange] = {}
         self.generations = itertools.count(1)
@@ -79,6 +81,7 @@ class MemoryBroker:
             self.drop_connections("the broker was reset")
             self.blocked = self._refusal = None
             self.withholding = False
+            self.down.clear()
             self.queues.clear()
             self.exchanges = {each.name: MemoryExchange(each) for each in PREDECLARED}
 
@@ -141,6 +144,15 @@ class MemoryBroker:
             self.withholding = False
             for link in list(self._links):
                 link.release_confirms()
+
+    def take_down(self, queue: str) -> None:
+        """Be a cluster whose node with this queue is down: the queue takes and gives nothing until `bring_up`."""
+        with self.lock:
+            self.down.add(queue)
+
+    def bring_up(self, queue: str) -> None:
+        with self.lock:
+            self.down.discard(queue)
 
     # --- time ----------------------------------------------------------------------------------------
 
@@ -252,7 +264,7 @@ class MemoryBroker:
         found: dict[str, MemoryQueue] = {}
         for key in keys:
             for name in self._reach(exchange, key, header, set()):
-                if name in self.queues:
+                if name in self.queues and name not in self.down:
                     found[name] = self.queues[name]
         return list(found.values())
 

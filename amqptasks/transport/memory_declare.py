@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from amqptasks.amqp import Binding, Entity, Exchange, Queue, QueueInfo
-from amqptasks.errors import AccessRefused, NotFound, ResourceLocked, TopologyMismatch
+from amqptasks.errors import AccessRefused, NotFound, QueueDown, ResourceLocked, TopologyMismatch
 from amqptasks.transport.memory_broker import BrokerLink, MemoryBroker
 from amqptasks.transport.memory_queue import MemoryQueue
 from amqptasks.transport.memory_routing import TYPES, MemoryExchange
@@ -50,6 +50,8 @@ def find(broker: MemoryBroker, link: BrokerLink, name: str) -> MemoryQueue:
     queue = broker.queues.get(name)
     if queue is None:
         raise NotFound(f"no queue {name!r} on memory://{broker.name}; declare it first", 404)
+    if name in broker.down:
+        raise QueueDown(f"the node of queue {name!r} is down (asked for by a test); call bring_up()", 404)
     if queue.owner not in (None, link):
         raise ResourceLocked(
             f"queue {name!r} is exclusive to another connection; use a name of your own", 405

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 LIMIT_MESSAGES = 1000
 LIMIT_BYTES = 32 * 1024 * 1024
+FORGOTTEN = ("drop", "event")
+"""Fates of messages that nobody need wait for."""
 
 
 class _Pending:
@@ -131,7 +133,7 @@ class Publisher:
         fate.
 
         `deadline` is a time of `loop.time()`, at which it is given up with BrokerBlocked, BrokerUnavailable
-        or PublishTimeout. An Unroutable message whose fate is "drop" counts as delivered. Never blocks,
+        or PublishTimeout. An Unroutable message whose fate is "drop" or "event" counts as delivered. Never blocks,
         never raises; the limits are the caller's to respect.
         """
         size = len(parcel.header) + len(parcel.body)
@@ -182,7 +184,7 @@ class Publisher:
         if error is not None:
             if isinstance(error, ConnectionLost):
                 return  # it stays pending, and `_resend` sends it on the next link
-            if pending.parcel.fate == "drop" and isinstance(error, Unroutable | NotFound):
+            if pending.parcel.fate in FORGOTTEN and isinstance(error, Unroutable | NotFound):
                 error = None
         self._finish(pending, error)
 

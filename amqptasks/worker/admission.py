@@ -14,9 +14,10 @@ from amqptasks import delay
 from amqptasks.amqp import Delivery
 from amqptasks.errors import AmqptasksError
 from amqptasks.protocol import COUNTS, JOINED, REPLAYED
-from amqptasks.transport import codec
+from amqptasks.transport import codec, plain
 from amqptasks.worker.outcome import Cause, TaskOptions
 
+WATCHED = ("root_id", "parent_id", "argsrepr", "kwargsrepr")
 COMES_AGAIN = (*COUNTS, REPLAYED)
 KEYS = ("task", "id", "eta", "expires", "retries", "timelimit")
 REPLAYED_BYTES, JOINED_BYTES = REPLAYED.encode(), JOINED.encode()
@@ -53,8 +54,8 @@ def admit(fields: Mapping[str, Any], options: TaskOptions, now: float) -> Admiss
         and options.time_limit is options.soft_time_limit is None
     ):
         return PLAIN
-    due = _epoch(eta)
-    end = _epoch(expires)
+    due = epoch(eta)
+    end = epoch(expires)
     if end is not None and end <= now:
         return Admission(Cause.EXPIRED)
     wait = 0.0 if due is None else due - now
@@ -68,7 +69,7 @@ def admit(fields: Mapping[str, Any], options: TaskOptions, now: float) -> Admiss
     )
 
 
-def _epoch(moment: Any) -> float | None:
+def epoch(moment: Any) -> float | None:
     """An ISO 8601 header as seconds since the epoch; naive means UTC (Celery, message protocol 2)."""
     if not isinstance(moment, str):
         return None
@@ -101,10 +102,19 @@ def _selected(delivery: Delivery, keys: tuple[str, ...]) -> Mapping[str, Any]:
 def fields_of(delivery: Delivery) -> Mapping[str, Any]:
     """The headers that admission reads; nothing when they are not those of a call in protocol 2: then a child
     translates the message, or refuses it."""
-    fields = _selected(delivery, KEYS)
+    fields = plain.peek(delivery.header) or _selected(delivery, KEYS)
     if not isinstance(fields.get("task"), str) or not isinstance(fields.get("id"), str):
         return {}
     return fields if isinstance(fields.get("retries"), int | float | None) else {}
+
+
+def watched_of(delivery: Delivery) -> tuple[Any, Any, Any, Any]:
+    """What an event tells of a call besides: root_id, parent_id, argsrepr, kwargsrepr."""
+    known = plain.peek_on(delivery.header)
+    if known is not None:
+        return known
+    found = _selected(delivery, WATCHED)
+    return tuple(map(found.get, WATCHED))  # type: ignore[return-value]
 
 
 def came_by_ladder(delivery: Delivery) -> bool:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from amqptasks import signals, states
 from amqptasks.amqp import Delivery
+from amqptasks.einfo import ExceptionInfo
 from amqptasks.errors import (
-    ExceptionInfo,
     Reject,
     Retry,
     SoftTimeLimitExceeded,

@@ -62,9 +62,15 @@ def _config(manifest: Manifest, options: WorkerOptions, pool: Slots) -> dict[str
         "app": manifest.app,
         "transport": _transport(manifest),
         "results": mask_url(manifest.results) or "disabled",
-        "concurrency": f"{pool.size} ({pool.name})",
+        "concurrency": f"{_slots(options, pool)} ({pool.name})",
         "prefetch": "auto" if multiplier == "auto" else f"{multiplier} per slot",
     }
+
+
+def _slots(options: WorkerOptions, pool: Slots) -> str:
+    if options.autoscale is None:
+        return str(pool.size)
+    return f"{{min={options.autoscale[1]}, max={options.autoscale[0]}}}"
 
 
 def _transport(manifest: Manifest) -> str:

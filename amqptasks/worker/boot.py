@@ -39,7 +39,7 @@ def loaded(app: App, spec: LoadSpec) -> Loaded:
     """As `load`, for an app at hand, and without touching the log."""
     options: WorkerOptions = spec.options
     app.conf.update(spec.overrides)
-    import_tasks(app, options.include, options.workdir or None)
+    import_tasks(app, (*options.include, *spec.modules), options.workdir or None)
     app.finalize()
     signals.worker_init.send(sender=None)
     made = manifest.build(app, queues=options.queues, exclude=options.exclude_queues)

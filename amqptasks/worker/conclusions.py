@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from amqptasks import protocol, retrying, states
 from amqptasks.amqp import Address, Delivery, Envelope, Parcel
 from amqptasks.backends.base import Meta
+from amqptasks.canvas import failing
 from amqptasks.errors import (
     ContentDisallowed,
     EncodeError,
@@ -76,9 +77,7 @@ class Conclusions:
         envelopes = self._follow.success(request, value) if request.callbacks or request.chain else []
         if not self._ignores(task, request):
             envelopes += self._stored(request, states.SUCCESS, value)
-        parcels = self._packed(envelopes)
-        for parcel in parcels:
-            self._check_size(parcel)
+        parcels = self._packed(self._sized(envelopes))
         if logger.isEnabledFor(logging.INFO):
             size, took = len(parcels[-1].body) if parcels else 0, round(runtime, 6)
             text = shown(value, size, task.resultrepr_maxsize)
@@ -251,9 +250,16 @@ class Conclusions:
 
     def _failure(self, task: Task[..., Any], request: Request, error: BaseException, trace: str) -> Outcome:
         envelopes: list[Envelope] = []
+        follows = request.chain or request.errbacks
         if not self._ignores(task, request) or self._of(task).store_errors_even_if_ignored:
-            envelopes = self._stored(request, states.FAILURE, error, trace)
-        if request.chain or request.errbacks:
+            try:
+                envelopes = self._sized(self._stored(request, states.FAILURE, error, trace))
+            except TooLarge:
+                error, trace = failing.fitting(self._app, error, trace)
+                envelopes = self._stored(request, states.FAILURE, error, trace)
+        elif follows:
+            error, trace = failing.fitting(self._app, error, trace)
+        if follows:
             envelopes += self._follow.failure(request, error, trace)
         return Outcome(publish=self._packed(envelopes), state=states.FAILURE)
 
@@ -317,12 +323,15 @@ class Conclusions:
     def _packed(self, envelopes: Sequence[Envelope]) -> tuple[Parcel, ...]:
         return tuple(codec.pack(envelope) for envelope in envelopes)
 
-    def _check_size(self, parcel: Parcel) -> None:
-        if len(parcel.body) > self._largest:
-            raise TooLarge(
-                f"a message of {len(parcel.body)} bytes that follows from this task is over the limit of "
-                f"{self._largest} bytes (`broker_max_message_size`); store the data elsewhere and send a reference"
-            )
+    def _sized(self, envelopes: list[Envelope]) -> list[Envelope]:
+        """Return them if the broker takes each. Raises TooLarge."""
+        for envelope in envelopes:
+            if len(envelope.body) > self._largest:
+                raise TooLarge(
+                    f"a message of {len(envelope.body)} bytes that follows from this task is over the limit of "
+                    f"{self._largest} bytes (`broker_max_message_size`); store the data elsewhere and send a reference"
+                )
+        return envelopes
 
 
 def _reason(error: Exception) -> str:

@@ -165,6 +165,10 @@ class Consumers:
         return self._link
 
     @property
+    def wanted(self) -> Sequence[WorkerQueue]:
+        return self._queues
+
+    @property
     def lanes(self) -> Sequence[Lane]:
         return tuple(self._lanes.values())
 

@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from amqptasks import revokes
 from amqptasks.errors import ImproperlyConfigured, NotRegistered
 from amqptasks.worker import queues, revoking
+from amqptasks.worker.reloading import reload
 from amqptasks.worker.shutdown import Phase
 from amqptasks.worker.station import Station
 
@@ -68,7 +70,7 @@ def revoke_by_stamped_headers(
 ) -> Any:
     """Never run what bears one of these stamps; `headers` are a mapping or words like `name=value`."""
     if not isinstance(headers, Mapping):
-        headers = dict(str(word).split("=", 1) for word in headers)
+        headers = revokes.stamps(map(str, headers))
     station.dispatch.revoked.add_stamps(headers)
     if everyone:
         station.remember((), headers)
@@ -169,10 +171,14 @@ async def cancel_consumer(station: Station, queue: str, **_: Any) -> Any:
 
 
 async def pool_grow(station: Station, n: int = 1, **_: Any) -> Any:
+    if station.autoscaler is not None:
+        return {"error": "pool_grow is not supported with autoscale. Adjust autoscale range instead."}
     return await _resize(station, station.pool.size + int(n), "pool will grow")
 
 
 async def pool_shrink(station: Station, n: int = 1, **_: Any) -> Any:
+    if station.autoscaler is not None:
+        return {"error": "pool_shrink is not supported with autoscale. Adjust autoscale range instead."}
     return await _resize(station, station.pool.size - int(n), "pool will shrink")
 
 
@@ -186,25 +192,27 @@ async def _resize(station: Station, size: int, said: str) -> dict[str, str]:
     return ok(said)
 
 
-async def pool_restart(station: Station, **_: Any) -> Any:
-    """Load the app anew, in new children; only with `worker_pool_restarts`."""
+async def pool_restart(station: Station, modules: Any = None, **_: Any) -> Any:
+    """Load the app anew, and these modules too, in new children; only with `worker_pool_restarts`.
+
+    It is always loaded from its files: Celery's `reload` says nothing more here.
+    """
     if not station.manifest.settings["worker_pool_restarts"]:
         raise ValueError("Pool restarts not enabled")
-    reload = asyncio.ensure_future(_restart(station))
-    _reloads.add(reload)
-    reload.add_done_callback(_reloads.discard)
+    under_way = asyncio.ensure_future(reload(station, _names(modules)))
+    _reloads.add(under_way)
+    under_way.add_done_callback(_reloads.discard)
     return ok("reload started")
 
 
-async def _restart(station: Station) -> None:
-    try:
-        await station.pool.restart()
-    except Exception:
-        logger.exception("the pool could not be restarted; it goes on with what it had loaded")
-
-
-def autoscale(station: Station, **_: Any) -> Any:
-    raise ValueError("Autoscale not enabled")
+async def autoscale(station: Station, max: Any = None, min: Any = None, **_: Any) -> Any:
+    """Let the pool have `max` slots at most and `min` at least; None leaves a limit as it is."""
+    scaler = station.autoscaler
+    if scaler is None:
+        raise ValueError("Autoscale not enabled")
+    await scaler.update(None if max is None else int(max), None if min is None else int(min))
+    await station.consumers.resized(scaler.most)
+    return ok(f"autoscale now max={scaler.most} min={scaler.least}")
 
 
 def shutdown(station: Station, **_: Any) -> Any:

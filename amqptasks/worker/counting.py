@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from amqptasks.amqp import Parcel
-from amqptasks.errors import Nacked, TransportError
+from amqptasks import late_parts
+from amqptasks.amqp import Address, Parcel
+from amqptasks.errors import Nacked, TransportError, Unroutable
 from amqptasks.protocol import CHORDS
 from amqptasks.transport.base import Done
 from amqptasks.transport.publisher import Publisher
@@ -32,8 +33,10 @@ class Part:
 class Counting:
     """Posts what follows from runs, each run's messages in order: counts late and gathered, all else at once."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, internal: Address | None = None) -> None:
+        """`internal`: where calls to the workers themselves go, if this one may make any."""
         self._publisher = publisher
+        self._internal = internal
         self._parts: dict[str, Part] = {}
         self._newest: dict[str, Part] = {}
         self._due: dict[str, list[Done]] = {}
@@ -52,13 +55,27 @@ class Counting:
         if part.count is None:
             self._newest[parcel.routing_key.removeprefix(CHORDS)] = part
 
-        def answered(error: TransportError | None) -> None:
+        def told(error: TransportError | None) -> None:
             # What was nacked is posted again by whoever posted it; all else has had its end.
-            if not isinstance(error, Nacked) and self._parts.pop(parcel.message_id, None) is not None:
+            if (
+                not isinstance(error, Nacked | Unroutable)
+                and self._parts.pop(parcel.message_id, None) is not None
+            ):
                 part.confirmed = True
                 if part.count is not None:
                     self._gather(*part.count)
             done(error)
+
+        def answered(error: TransportError | None) -> None:
+            if not isinstance(error, Unroutable):
+                told(error)
+            elif self._internal is None:
+                told(
+                    None
+                )  # nobody can be asked why; most likely it is the double of a part whose chord is done
+            else:
+                asked = late_parts.call(parcel, self._internal)
+                self._publisher.post(asked, lambda refusal: told(error if refusal else None))
 
         self._publisher.post(parcel, answered)
 

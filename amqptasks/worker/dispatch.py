@@ -47,11 +47,11 @@ class Dispatch:
         self._replies: Replies
         self.tasks: Mapping[str, TaskOptions] = {}
         self._node = node
-        self._dead_exchange = ""
-        self._serializer = ""
+        self.began = self.ended = 0.0
+        self._dead_exchange = self._serializer = ""
         self._abandoning = False
         self._verbose = False
-        self._received_hook = False
+        self.received_hook = False
         self._loop = asyncio.get_running_loop()
         self._keys = count(1)
         self.flights: dict[int, Flight] = {}
@@ -59,7 +59,7 @@ class Dispatch:
         self.rates = self.holding.rates
         self.revoked = Revoked()
         self.events: Watched | None = None
-        self.watching = False
+        """While task events are on."""
         self._limited = self.rates.turns
         self._doubles = Doubles(self._forget)
         self._paused = False
@@ -68,14 +68,14 @@ class Dispatch:
 
     def begin(self, publisher: Publisher, manifest: Manifest) -> None:
         """The pool has started and told what it knows; deliveries may come now."""
-        self._publisher, self._following = publisher, Counting(publisher)
+        self._publisher, self._following = publisher, Counting(publisher, manifest.internal)
         self._replies = Replies(
             publisher,
             persistent=bool(manifest.settings.get("result_persistent")),
             limit=manifest.settings.get("broker_max_message_size") or FULL,
         )
         self._verbose = logger.isEnabledFor(logging.INFO)
-        self._received_hook = "task_received" in manifest.hooks
+        self.received_hook = "task_received" in manifest.hooks
         self.tasks = manifest.tasks
         self._dead_exchange = manifest.settings["task_dead_letter_exchange"]
         by_message = manifest.results.startswith("rpc")
@@ -98,7 +98,7 @@ class Dispatch:
         again = delivery.redelivered or flight.climbed
         if again and flight.identity is not None and self._is_double(flight):
             return
-        if self._received_hook:
+        if self.received_hook:
             self.pool.hook("task_received", delivery)
         if self._verbose and fields:
             logger.info("Task %s[%s] received", *map(fields.get, ("task", "id")))
@@ -106,8 +106,8 @@ class Dispatch:
         if self.revoked.any and self.revoked.covers(fields.get("id"), delivery):
             now = REVOKED
         if self.events is not None:
-            self.events.received(delivery)
-        run = Run(key, delivery, now.cause, now.detail, now.soft, now.hard, self.watching)
+            self.events.received(fields, delivery)
+        run = Run(key, delivery, now.cause, now.detail, now.soft, now.hard, self.events is not None)
         if now.wait > 0 or options.name in self._limited:
             self.holding.add(options.name, run, now.wait)
         else:
@@ -155,9 +155,9 @@ class Dispatch:
 
     def finished(self, key: int, outcome: Outcome) -> None:
         flight = self.flights[key]
-        if self.events is not None:
-            outcome = self.events.finished(flight, outcome)
-        self.counters.ended(outcome.state)
+        if outcome.event and self.events is not None:
+            self.events.finished(flight, outcome.event)
+        self.counters.ended(flight, outcome)
         flight.lane.finished += 1
         if outcome.state == states.IGNORED:
             self._doubles.renounce(flight)
@@ -190,7 +190,7 @@ class Dispatch:
         if flight.losses > OBITUARIES:
             self._bury(flight, reason)
             return
-        self.pool.submit(Run(key, flight.delivery, cause, reason, watch=self.watching))
+        self.pool.submit(Run(key, flight.delivery, cause, reason, watch=self.events is not None))
 
     def _bury(self, flight: Flight, reason: str) -> None:
         """Its obituary kills children too: the message goes to the dead letters as it is, from here."""

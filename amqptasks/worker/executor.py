@@ -22,12 +22,13 @@ from amqptasks import protocol, signals, states
 from amqptasks.amqp import Parcel
 from amqptasks.errors import Ignore, MessageError, NotRegistered, Reject, Retry
 from amqptasks.request import Request, pop, push
-from amqptasks.serialization import accept_set
+from amqptasks.serialization import JSON, accept_set
 from amqptasks.transport import codec
 from amqptasks.worker import announcing, telling
 from amqptasks.worker.awaiting import Guard, Left, Loops, taken
 from amqptasks.worker.conclusions import Conclusions
 from amqptasks.worker.outcome import Cause, Outcome, Run
+from amqptasks.worker.own_commands import carry_out
 from amqptasks.worker.pools.base import Stage
 
 if TYPE_CHECKING:
@@ -48,15 +49,17 @@ class Executor:
         self.node = node
         self._tasks = app.tasks
         self._accept = accept_set(app.conf.accept_content)
+        self._reads_json = JSON in self._accept
         self._inflate_limit = app.conf.message_inflate_limit
+        self._measured = app.conf.worker_health_port is not None
         self._conclude = Conclusions(app, node)
         self._loops = Loops()
         signals.worker_process_init.send(sender=None)
 
     def run(self, run: Run, started: Started) -> Outcome:
         """Run the task of `run`, or write what follows from its end if it is not to run (any more). Blocks."""
-        if run.cause is Cause.HOOK:
-            return self._hook(run)
+        if run.cause is not Cause.RUN and run.cause >= Cause.HOOK:
+            return self._beside(run)
         opened = self._open(run)
         if isinstance(opened, Outcome):
             return opened
@@ -106,8 +109,10 @@ class Executor:
             outcome: Outcome = end.value
             return outcome
 
-    def _hook(self, run: Run) -> Outcome:
-        """Send a signal of the worker itself: the parent may not run the user's code."""
+    def _beside(self, run: Run) -> Outcome:
+        """Send a signal of the worker itself, or carry out a command: the parent may not run the user's code."""
+        if run.cause is Cause.COMMAND:
+            return carry_out(self.app, self.node, run.detail, run.delivery.body, self._loops.complete)
         if run.detail == signals.task_received.name:
             with contextlib.suppress(MessageError):  # what cannot be read is refused when its turn comes
                 request = Request.of(self._read(run), run.delivery, hostname=self.node)
@@ -120,6 +125,9 @@ class Executor:
 
     def _open(self, run: Run) -> tuple[Task[..., Any], Request] | Outcome:
         """The task and its request; an outcome for what cannot be run, or not like this."""
+        request = Request.plain(run.delivery, hostname=self.node) if self._reads_json else None
+        if request is not None and (task := self._tasks.get(request.task or "")) is not None:
+            return task, request
         try:
             message = self._read(run)
             task = self._task_named(message.task)
@@ -151,7 +159,7 @@ class Executor:
             if run.cause is Cause.RUN:
                 return (yield from self._trace(task, request, run, started))
             outcome = self._conclude.obituary(run, task, request)
-            if run.watch:
+            if run.watch or self._measured:
                 outcome = telling.obituary(outcome, run)
             if left := taken():
                 yield from left
@@ -200,6 +208,8 @@ class Executor:
             yield from left
         if run.watch:
             outcome = telling.ended(outcome, state, value, time.monotonic() - began)
+        elif self._measured and state == states.FAILURE:
+            outcome = telling.raised(outcome, value)
         announcing.ended(task, request, state, value)
         if left := taken():
             yield from left

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from amqptasks.amqp import Delivery
-from amqptasks.worker.outcome import Outcome, TaskOptions, Verdict
+from amqptasks.bounded import drop_oldest
+from amqptasks.worker.outcome import TaskOptions, Verdict
 
 if TYPE_CHECKING:
     from amqptasks.worker.lane import Lane
+    from amqptasks.worker.outcome import Outcome
 
 V = TypeVar("V")
 
@@ -58,10 +60,13 @@ class Flight:
 class Watched(Protocol):
     """Who is told of every call while task events are on."""
 
-    def received(self, delivery: Delivery) -> None: ...
+    def received(self, fields: Mapping[str, Any], delivery: Delivery) -> None:
+        """`fields` are those of admission; none of what is no call."""
+        ...
+
     def started(self, flight: Flight) -> None: ...
-    def finished(self, flight: Flight, outcome: Outcome) -> Outcome:
-        """Return the outcome without the events in it."""
+    def finished(self, flight: Flight, event: bytes) -> None:
+        """`event` is that of the outcome."""
         ...
 
 
@@ -78,7 +83,7 @@ class Recent(Generic[V]):
         values = self._values
         values[key] = value
         if len(values) > self._limit:
-            del values[next(iter(values))]
+            drop_oldest(values, self._limit)
 
     def discard(self, key: Hashable) -> None:
         self._values.pop(key, None)
@@ -111,8 +116,9 @@ class Counters:
     tasks: dict[str, int] = field(default_factory=dict)
     """Runs that started, by task."""
 
-    def ended(self, state: str) -> None:
+    def ended(self, flight: Flight, outcome: Outcome) -> None:
         """Count a run that ended, in a state if it has one."""
         self.finished += 1
+        state = outcome.state
         if state:
             self.states[state] = self.states.get(state, 0) + 1

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from amqptasks import __version__
-from amqptasks.amqp import Properties
+from amqptasks.amqp import Properties, Queue
 from amqptasks.errors import AmqptasksError
 from amqptasks.masking import mask_value
 from amqptasks.settings import DEFAULTS
@@ -43,12 +43,14 @@ def clock(station: Station, **_: Any) -> Any:
 
 
 def hello(station: Station, from_node: str = "", revoked: Any = None, **_: Any) -> Any:
-    """Tell another worker which ids are revoked, and take in those that it knows."""
+    """Tell another worker which ids, and which stamps, are revoked, and take in the ids that it knows."""
     if from_node == station.node:
         return None
     if revoked:
         station.dispatch.revoked.add(map(str, revoked))
-    return {"revoked": list(station.dispatch.revoked), "clock": station.clock.forward()}
+    known = station.dispatch.revoked
+    stamps = {"stamps": known.stamps} if known.stamps else {}  # Celery knows no such key
+    return {"revoked": list(known), "clock": station.clock.forward(), **stamps}
 
 
 # --- tasks -----------------------------------------------------------------------------------------------
@@ -103,7 +105,7 @@ def registered(station: Station, taskinfoitems: Iterable[str] = (), builtins: bo
 
 def _with_attributes(station: Station, task: TaskOptions, wanted: Iterable[str]) -> str:
     turns = station.dispatch.rates.turns.get(task.name)
-    values = {name: getattr(task, name, None) for name in wanted}
+    values = {name: getattr(task, name, task.described.get(name)) for name in wanted}
     if "rate_limit" in values:
         values["rate_limit"] = f"{turns.rate:g}/s" if turns is not None else None
     told = [f"{name}={value}" for name, value in values.items() if value is not None]
@@ -187,6 +189,7 @@ def stats(station: Station, **_: Any) -> Any:
         "rusage": dict(zip(RUSAGE, resource.getrusage(resource.RUSAGE_SELF), strict=True)),
         "counters": {
             "received": counters.received,
+            "held": len(station.dispatch.flights),
             "started": counters.started,
             "finished": counters.finished,
             "lost": counters.lost,
@@ -198,6 +201,7 @@ def stats(station: Station, **_: Any) -> Any:
             "unconfirmed": station.publisher.pending,
             "reconnects": station.consumers.reconnects,
         },
+        **({"autoscaler": station.autoscaler.info()} if station.autoscaler is not None else {}),
     }
 
 
@@ -251,8 +255,9 @@ def active_queues(station: Station, **_: Any) -> Any:
 
 
 def _queue(queue: WorkerQueue) -> dict[str, Any]:
-    own = next((each for each in queue.declare if getattr(each, "name", "") == queue.name), None)
-    arguments = dict(getattr(own, "arguments", {}))
+    # Its exchange may bear the same name.
+    own = next((each for each in queue.declare if isinstance(each, Queue) and each.name == queue.name), None)
+    arguments = dict(own.arguments) if own is not None else {}
     return {
         "name": queue.name,
         "exchange": {
@@ -269,9 +274,9 @@ def _queue(queue: WorkerQueue) -> dict[str, Any]:
         "queue_arguments": arguments,
         "binding_arguments": None,
         "consumer_arguments": dict(queue.consumer_arguments) or None,
-        "durable": getattr(own, "durable", True),
-        "exclusive": getattr(own, "exclusive", False),
-        "auto_delete": getattr(own, "auto_delete", False),
+        "durable": own is None or own.durable,
+        "exclusive": own is not None and own.exclusive,
+        "auto_delete": own is not None and own.auto_delete,
         "no_ack": False,
         "alias": None,
         "bindings": [],

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from logging.handlers import WatchedFileHandler
 from typing import Any, TextIO
 
 from amqptasks import signals
@@ -109,8 +110,8 @@ class _ToStream(_Own, logging.StreamHandler[TextIO]):
     pass
 
 
-class _ToFile(_Own, logging.FileHandler):
-    pass
+class _ToFile(_Own, WatchedFileHandler):
+    """Whoever rotates the file moves it away; parent and children each notice, and begin a new one."""
 
 
 def install(setup: LogSetup, sender: object = None, process: str = "MainProcess") -> None:

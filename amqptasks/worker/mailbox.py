@@ -21,6 +21,9 @@ from amqptasks.transport.publisher import Publisher
 
 logger = logging.getLogger(__name__)
 
+UNSENT = 100
+"""Answers that may wait for the broker; what is asked beyond them is carried out, and not answered."""
+
 Execute = Callable[[pidbox.Request], Any]
 """Carries out a command: the answer, or a coroutine of it. What it raises becomes the reply's error."""
 
@@ -45,6 +48,7 @@ class Mailbox:
         self._consumer: Consumer | None = None
         self._under_way: set[asyncio.Task[None]] = set()
         self._refused = False
+        self._unsent = 0
 
     async def open(self, link: Link) -> None:
         """Take commands from this link until it is lost. Raises nothing: what fails is tried again, and logged."""
@@ -125,21 +129,23 @@ class Mailbox:
         return {"error": repr(error)}
 
     def _answer(self, request: pidbox.Request, value: Any) -> None:
-        if request.reply_to is None or self._publisher.blocked or self._publisher.saturated:
+        # However much the worker has to publish: else `status` would not show the busiest ones.
+        if request.reply_to is None or self._unsent >= UNSENT:
             return
         try:
             parcel = codec.pack(pidbox.reply(self._node, value, request, clock=self._clock.forward()))
         except (AmqptasksError, TypeError, ValueError) as error:
             logger.error("the answer to %s cannot be sent: %r", request.method, error)
             return
-        self._publisher.post(parcel, _ignore, asyncio.get_running_loop().time() + 10.0)
+        self._unsent += 1
+        self._publisher.post(parcel, self._sent, asyncio.get_running_loop().time() + 10.0)
+
+    def _sent(self, error: TransportError | None) -> None:
+        self._unsent -= 1
+        if error is not None:
+            logger.debug("an answer was not delivered: %s", error)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
-
-
-def _ignore(error: TransportError | None) -> None:
-    if error is not None:
-        logger.debug("an answer was not delivered: %s", error)

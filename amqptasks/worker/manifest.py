@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from amqptasks import signals
+from amqptasks import builtin, signals, task_options
 from amqptasks.canvas.parts import internal_queue
 from amqptasks.errors import ImproperlyConfigured
 from amqptasks.shown import shown
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 HOOKS = ("worker_ready", "worker_shutdown", "worker_shutting_down", "task_received")
 """Signals that belong to the worker rather than to a task; the helper child sends them."""
+
+OPTIONS = tuple(task_options.TaskOptions.__annotations__)
 
 UNREAD_SETTINGS = (
     "broker_login_method",
@@ -41,7 +43,10 @@ UNREAD_SETTINGS = (
 def build(app: App, *, queues: tuple[str, ...], exclude: tuple[str, ...]) -> Manifest:
     """Read the manifest off a finished app. Raises ImproperlyConfigured for queues that do not exist."""
     chosen = app.router.select(queues or None, exclude)
-    tasks = {name: options_of(task, app.conf) for name, task in app.tasks.items()}
+    tasks = {
+        name: replace(options_of(task, app.conf), described=_described(task, app.conf))
+        for name, task in app.tasks.items()
+    }
     return Manifest(
         app=f"{app.main or '__main__'}:{hex(id(app))}",
         settings={
@@ -51,6 +56,7 @@ def build(app: App, *, queues: tuple[str, ...], exclude: tuple[str, ...]) -> Man
         tasks=tasks,
         results=app.backend.url,
         hooks=_hooks(app),
+        commands=_commands(app),
         warnings=(*_warnings(app, tasks), *_without_effect(app)),
     )
 
@@ -79,6 +85,15 @@ def _hooks(app: App) -> frozenset[str]:
     if custom.resolve(app.tasks.values()):
         hooks.add(signals.task_received.name)
     return frozenset(hooks)
+
+
+def _commands(app: App) -> Mapping[str, float]:
+    return {
+        name: command.time_limit
+        for command in app.commands.values()
+        for name in (command.name, command.alias)
+        if name
+    }
 
 
 def _warnings(app: App, tasks: Mapping[str, TaskOptions]) -> Iterator[str]:
@@ -117,6 +132,7 @@ def options_of(task: Task[..., Any], conf: Config) -> TaskOptions:
         own = getattr(task, name)
         return getattr(conf, f"task_{name}") if own is None else own
 
+    joins = task.name in builtin.LATE_TASKS  # cut short, it would leave a workflow where it is
     either = chosen("acks_on_failure_or_timeout")
     on_failure, on_timeout = chosen("acks_on_failure"), chosen("acks_on_timeout")
     return TaskOptions(
@@ -129,10 +145,18 @@ def options_of(task: Task[..., Any], conf: Config) -> TaskOptions:
         ignore_result=bool(chosen("ignore_result")),
         store_errors_even_if_ignored=bool(chosen("store_errors_even_if_ignored")),
         track_started=bool(chosen("track_started")),
-        soft_time_limit=chosen("soft_time_limit"),
-        time_limit=chosen("time_limit"),
+        soft_time_limit=None if joins else chosen("soft_time_limit"),
+        time_limit=None if joins else chosen("time_limit"),
         rate_limit=_rate(task, conf),
     )
+
+
+def _described(task: Task[..., Any], conf: Config) -> Mapping[str, str]:
+    own = {name: getattr(task, name) for name in OPTIONS}
+    found = {
+        name: getattr(conf, f"task_{name}", None) if value is None else value for name, value in own.items()
+    }
+    return {name: str(value) for name, value in found.items() if value is not None}
 
 
 def _rate(task: Task[..., Any], conf: Config) -> float:

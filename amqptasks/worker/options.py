@@ -32,6 +32,8 @@ class WorkerOptions:
 
     concurrency: int | None = None
     """0 is `auto`: as many as the CPUs that this process may use."""
+    autoscale: tuple[int, int] | None = None
+    """Most and least slots; the pool begins with the least, whatever `concurrency` says."""
     pool: str | None = None
     prefetch_multiplier: int | str | None = None
     """A number, or "auto"."""
@@ -45,6 +47,9 @@ class WorkerOptions:
     task_events: bool | None = None
     heartbeats: bool = True
     """Send an event every two seconds that says that the worker is there."""
+    health_port: int | None = None
+    """Of `/livez`, `/readyz` and `/metrics`; 0: any."""
+    health_host: str | None = None
     purge: bool = False
     """Empty the queues before consuming."""
 
@@ -65,7 +70,7 @@ class WorkerOptions:
     def settings(self) -> dict[str, Any]:
         """`overrides` and every option that is a setting too, by the setting's name."""
         said = {
-            "worker_concurrency": self.concurrency,
+            "worker_concurrency": self.slots,
             "worker_pool": self.pool,
             "worker_prefetch_multiplier": self.prefetch_multiplier,
             "worker_max_tasks_per_child": self.max_tasks_per_child,
@@ -73,11 +78,18 @@ class WorkerOptions:
             "task_time_limit": self.time_limit,
             "task_soft_time_limit": self.soft_time_limit,
             "worker_send_task_events": self.task_events,
+            "worker_health_port": self.health_port,
+            "worker_health_host": self.health_host,
         }
         given = {name: value for name, value in said.items() if value is not None}
-        if self.concurrency == 0:
+        if self.slots == 0:
             given["worker_concurrency"] = cpus.available()
         return {**self.overrides, **given}
+
+    @property
+    def slots(self) -> int | None:
+        """What the pool begins with: a number, 0 for as many as there are CPUs, or None: as the settings say."""
+        return self.concurrency if self.autoscale is None else self.autoscale[1]
 
 
 def node_name(pattern: str, host: str | None = None) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from amqptasks.amqp import Delivery, Entity, Parcel
+from amqptasks.amqp import Address, Delivery, Entity, Parcel
 from amqptasks.values import quick
 
 
@@ -31,6 +31,8 @@ class Outcome:
     verdict: Verdict = Verdict.ACK
     publish: tuple[Parcel, ...] = ()
     state: str = ""
+    event: bytes = b""
+    """What only the child knows of the run's last event, if its run is watched: see `telling`."""
 
 
 class Cause(enum.IntEnum):
@@ -48,6 +50,8 @@ class Cause(enum.IntEnum):
     """Not due yet (a sender that does not use the ladder): put it on the ladder. `detail` is the rest in seconds."""
     HOOK = 9
     """No delivery to run: send the worker's own signal that `detail` names, to the app's receivers."""
+    COMMAND = 10
+    """Nor here: carry out the app's own command that `detail` names; the body holds its arguments."""
 
 
 @quick
@@ -84,6 +88,8 @@ class TaskOptions:
     """Seconds."""
     rate_limit: float = 0.0
     """Runs that a worker starts in a second; 0: no limit."""
+    described: Mapping[str, str] = field(default_factory=dict)
+    """Every option as text, for who asks (`inspect registered NAME`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,14 @@ class Manifest:
     """Threads alive in the zygote after the import; more than one makes forking unsafe."""
     hooks: frozenset[str] = frozenset()
     """Signals of the worker itself that the app connected to; a helper child sends them."""
+    commands: Mapping[str, float] = field(default_factory=dict)
+    """The app's own commands, by name and alias, with their time limits; the same child carries them out."""
+
+    @property
+    def internal(self) -> Address | None:
+        """Where the calls go by which workers do their own work."""
+        own = next((queue for queue in self.queues if queue.internal), None)
+        return None if own is None else Address(own.exchange, own.routing_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +146,8 @@ class LoadSpec:
     node: str = ""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the command line, which win over the app's own."""
+    modules: tuple[str, ...] = ()
+    """To be imported besides what the app names: those of `control pool_restart`."""
     pool: str | None = None
     """None: as the settings say."""
     concurrency: int | None = None

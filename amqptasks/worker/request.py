@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from amqptasks.errors import ExceptionInfo
+from amqptasks.einfo import ExceptionInfo
 from amqptasks.request import Request as Context
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import Any
 
 from amqptasks.pidbox import Clock
 from amqptasks.transport.publisher import Publisher
+from amqptasks.worker.autoscale import Autoscaler
 from amqptasks.worker.consumer import Consumers
 from amqptasks.worker.dispatch import Dispatch
 from amqptasks.worker.eventing import Events
@@ -36,6 +37,7 @@ class Station:
     clock: Clock
     rate_limit: Callable[[str, str | float | None], None]
     """`Worker.rate_limit`."""
+    autoscaler: Autoscaler | None = None
     remember: Callable[[Iterable[str], Mapping[str, Any]], None] = _forget_at_the_end
     """Keeps revoked ids and stamps for the workers that start later."""
     since: float = field(default_factory=time.monotonic)

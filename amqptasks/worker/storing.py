@@ -44,8 +44,10 @@ def store(backend: Backend, meta: Meta, *, late: bool) -> list[Envelope]:
 
 
 def _write(write: Callable[[], None], meta: Meta, late: bool) -> None:
+    pause = 0.0
     while True:
         try:
+            time.sleep(pause)  # within the `try`: the alarm of the task's soft limit may ring here as well
             return write()
         except SoftTimeLimitExceeded:
             continue  # the task has ended; its limit has nothing to say any more
@@ -56,4 +58,4 @@ def _write(write: Callable[[], None], meta: Meta, late: bool) -> None:
                 return None
             text = "the state %s of task [%s] waits, its message unacknowledged: %s"
             logger.error(text, meta.status, meta.task_id, error)
-            time.sleep(PAUSE)
+            pause = PAUSE

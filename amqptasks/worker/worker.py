@@ -18,13 +18,14 @@ from amqptasks.errors import NotRegistered
 from amqptasks.pidbox import Clock
 from amqptasks.transport.base import Connect
 from amqptasks.transport.opening import configured
-from amqptasks.transport.publisher import Publisher
 from amqptasks.worker import banner, stacks
+from amqptasks.worker.autoscale import Autoscaler
 from amqptasks.worker.commands import Remote
 from amqptasks.worker.consumer import Consumers, Retrying
 from amqptasks.worker.dispatch import Dispatch
 from amqptasks.worker.eventing import Events
 from amqptasks.worker.logging import LogSetup, install
+from amqptasks.worker.notify import Notifier, supervised
 from amqptasks.worker.options import WorkerOptions
 from amqptasks.worker.outcome import LoadSpec, Manifest
 from amqptasks.worker.overdue import Overdue
@@ -35,6 +36,7 @@ from amqptasks.worker.prefetch import Prefetch
 from amqptasks.worker.rates import per_second
 from amqptasks.worker.shutdown import Phase, Shutdown
 from amqptasks.worker.station import Station
+from amqptasks.worker.vitals import Vitals
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ class Worker:
     """One node: a pool, a connection that consumes and one that publishes. Runs in one event loop.
 
     `out` gets the banner, and the process's log is set up then; None, for a worker inside another program, leaves
-    both alone. `on_ready` is called once it consumes.
+    both alone. `on_ready` is called once it consumes; a `notifier` hears of that too.
     """
 
     def __init__(
@@ -58,18 +60,21 @@ class Worker:
         *,
         out: TextIO | None = None,
         on_ready: Callable[[], None] | None = None,
+        notifier: Notifier | None = None,
     ) -> None:
         self.options = options
         self.pool = pool
         self.shutdown = Shutdown()
         self._out = out
         self._on_ready = on_ready
+        self._vitals = Vitals(options.node, self.shutdown, notifier)
 
     async def run(self) -> int:
         """Work until told to stop; return the exit code. Raises what keeps a worker from starting."""
         self.dispatch = Dispatch(self.pool, self.options.node)
         async with (
             self._pool() as manifest,
+            self._vitals.served(manifest, self.dispatch),
             self._publishing(manifest),
             self._consuming(manifest) as consuming,
         ):
@@ -94,6 +99,7 @@ class Worker:
         manifest = await self.pool.start(self.dispatch)
         self._tasks = manifest.tasks
         try:
+            self._autoscaler = Autoscaler.of(self.options.autoscale, manifest.settings, self.pool)
             if self._out is not None:
                 self._announce(manifest, self._out)
             yield manifest
@@ -102,7 +108,7 @@ class Worker:
 
     @contextlib.asynccontextmanager
     async def _publishing(self, manifest: Manifest) -> AsyncIterator[None]:
-        self.publisher = Publisher(self._opener(manifest, "write"), on_room=self.dispatch.room)
+        self.publisher = self._vitals.publisher(self._opener(manifest, "write"), on_room=self.dispatch.room)
         self.dispatch.begin(self.publisher, manifest)
         try:
             yield
@@ -114,7 +120,9 @@ class Worker:
         """Consume; the body gets the task that keeps it so, and watches the connection until the last ack."""
         self._patience = Patience.of(manifest)
         self.consumers = self._make_consumers(manifest)
-        self._remote = Remote(self._station(manifest))
+        station = self._station(manifest)
+        self._remote = Remote(station)
+        self._vitals.equipped(station)
         consuming = asyncio.create_task(self._consume())
         try:
             yield consuming
@@ -136,13 +144,19 @@ class Worker:
         if remark := self._patience.remark():
             logger.info("%s", remark)
         self.pool.hook("worker_ready")
+        self._vitals.consuming()
         if self._on_ready is not None:
             self._on_ready()
-        watching = asyncio.create_task(self._give_back_overdue())
+        beside = [asyncio.create_task(self._give_back_overdue()), asyncio.create_task(self._autoscale())]
         try:
             await self.consumers.run()
         finally:
-            watching.cancel()
+            for watching in beside:
+                watching.cancel()
+
+    async def _autoscale(self) -> None:
+        if self._autoscaler is not None:
+            await self._autoscaler.run()
 
     async def _give_back_overdue(self) -> None:
         if self._patience.timeout:
@@ -163,6 +177,7 @@ class Worker:
         """Warm first, colder when asked. Children stop before the connections: their last results still have to be
         published and acknowledged."""
         self.pool.hook("worker_shutdown")
+        self._vitals.stopping()
         await self.consumers.stop_taking()
         self.dispatch.give_back()
         finishing = asyncio.create_task(self.dispatch.settled())
@@ -203,7 +218,9 @@ class Worker:
             self._opener(manifest, "read"),
             manifest.queues,
             self.dispatch,
-            prefetch=lambda: Prefetch(self.pool.size, fixed),
+            prefetch=lambda: Prefetch(
+                self._autoscaler.most if self._autoscaler is not None else self.pool.size, fixed
+            ),
             node=self.options.node,
             retrying=Retrying(
                 startup=settings["broker_connection_retry"] if waits is None else waits,
@@ -230,6 +247,7 @@ class Worker:
             events=self.events,
             clock=clock,
             rate_limit=self.rate_limit,
+            autoscaler=self._autoscaler,
         )
 
     def _opener(self, manifest: Manifest, role: Literal["read", "write"]) -> Connect:
@@ -282,13 +300,14 @@ def load_spec(options: WorkerOptions) -> LoadSpec:
         node=options.node,
         overrides=options.settings,
         pool=options.pool,
-        concurrency=options.concurrency or None,
+        concurrency=options.slots or None,
         options=options,
     )
 
 
 async def _work(options: WorkerOptions) -> tuple[int, bool]:
     install(LogSetup.of(options))
-    worker = Worker(options, await open_pool(load_spec(options)), out=sys.stdout)
-    worker.shutdown.listen(worker.dump_stacks)
-    return await worker.run(), worker.shutdown.restart
+    with supervised() as notifier:
+        worker = Worker(options, await open_pool(load_spec(options)), out=sys.stdout, notifier=notifier)
+        worker.shutdown.listen(worker.dump_stacks)
+        return await worker.run(), worker.shutdown.restart

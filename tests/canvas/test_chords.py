@@ -10,32 +10,16 @@ import pytest
 
 from amqptasks import App, GroupResult, chain, chord, group, protocol, states
 from amqptasks.amqp import Delivery, Queue
-from amqptasks.canvas import joining, parts
+from amqptasks.canvas import joining, parts, sending
 from amqptasks.canvas.shaping import shaped
 from amqptasks.config import Config
-from amqptasks.errors import ChordError, Ignore, NotFound, TaskRevoked, TooLarge
+from amqptasks.errors import ChordError, Ignore, ImproperlyConfigured, NotFound, TaskRevoked, TooLarge
+from amqptasks.signatures import signature
 from amqptasks.testing import running_worker
 from amqptasks.transport import codec
+from amqptasks.transport.memory import MemoryLink
 from amqptasks.worker.outcome import Cause
 from tests.working import Work
-
-
-@pytest.fixture
-def add(app: App) -> Any:
-    @app.task(name="proj.add")
-    def add(x: Any, y: Any = 0) -> Any:
-        return x + y
-
-    return add
-
-
-@pytest.fixture
-def total(app: App) -> Any:
-    @app.task(name="proj.total")
-    def total(values: list[int]) -> int:
-        return sum(values)
-
-    return total
 
 
 @pytest.fixture
@@ -147,7 +131,7 @@ def test_a_double_after_the_end_brings_nothing_back(app: App, add: Any, total: A
     parcels = [parcel for member in members for parcel in work.run(member).publish]
     work.all()
 
-    assert {parcel.fate for parcel in parcels if parcel.routing_key == queue_of(result)} == {"drop"}
+    assert {parcel.fate for parcel in parcels if parcel.routing_key == queue_of(result)} == {"part"}
     bodies = [one for one in work.deliveries[ran:] if b"proj.total" in one.header]
     assert not bodies
     assert result.get(timeout=1) == 3
@@ -188,6 +172,88 @@ def test_one_join_at_a_time(app: App, add: Any, total: Any, work: Work) -> None:
     joining._release(app, held)
     work.all()
     assert result.get(timeout=1) == 1
+
+
+def test_a_join_that_gets_less_than_was_counted_is_tried_again(
+    app: App, add: Any, total: Any, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow broker must not be taken for missing parts: nobody would count them again."""
+    app.conf.result_chord_join_timeout = 0.01
+    result = chord([add.s(1), add.s(2)], total.s()).apply_async()
+    work(2)
+    with monkeypatch.context() as slow:
+        slow.setattr(joining, "_ready", lambda app, queue: 4)
+        with pytest.raises(joining.Busy, match="3 of 4"):
+            joining.unlock(app, result.parent.id, 2)
+        with pytest.raises(joining.Busy, match="3 of 4"):
+            joining.expired(app, result.parent.id, 1.0)
+
+    work.all()
+    assert result.get(timeout=1) == 3
+
+
+def test_a_join_whose_connection_breaks_takes_the_parts_over_the_next_one(
+    app: App, add: Any, total: Any, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = chord([add.s(1), add.s(2)], total.s()).apply_async()
+    queue, consume, broken = queue_of(result), MemoryLink.consume, list[str]()
+    work(2)
+
+    async def breaking(self: MemoryLink, name: str, take: Any, on_cancel: Any, **options: Any) -> Any:
+        consumer = await consume(self, name, take, on_cancel, **options)
+        if name == queue and not broken:
+            broken.append(name)
+            self.broker.drop_connections()
+        return consumer
+
+    monkeypatch.setattr(MemoryLink, "consume", breaking)
+    assert joining.unlock(app, result.parent.id, 2)
+    work.all()
+
+    assert broken
+    assert result.get(timeout=1) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "too many positional arguments"),
+        ({"serializer": "none"}, "no serializer is named"),
+        ({"priority": "x"}, ""),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_body_that_cannot_be_called_fails_instead_of_waiting_for_ever(
+    app: App, add: Any, work: Work, nested: bool, options: dict[str, Any], said: str
+) -> None:
+    """Its mistake shows when the join calls it, where nobody but the chord's waiter can be told."""
+
+    @app.task(name="proj.takes_nothing")
+    def takes_nothing() -> None: ...
+
+    body = (add.s(1) if options else takes_nothing.s()).set(**options)
+    whole = chord([add.s(1)], body)
+    result = (add.si(0) | (whole | add.s(1))).apply_async() if nested else whole.apply_async()
+    work.all()
+
+    with pytest.raises(ChordError, match=f"chord .* cannot be given to its body: .*{said}"):
+        result.get(timeout=5)
+
+
+def test_a_canvas_that_a_celery_worker_passes_on_and_that_cannot_be_sent_fails_too(
+    app: App, add: Any, work: Work
+) -> None:
+    step = sending.wrapped(chord([add.s(1)], add.s(1).set(task_id="the-body")), app)
+    step["kwargs"]["canvas"]["kwargs"]["header"][0].set(serializer="none")
+    result = app.AsyncResult("the-body")
+    app.backend.expect("the-body")
+    step["kwargs"]["canvas"]["kwargs"]["body"].set(reply_to=app.backend.reply_to())
+    app.prepare_entities(parts.internal_entities(app.conf))
+    signature(step, app=app).apply_async((0,))
+    work.all()
+
+    with pytest.raises(ImproperlyConfigured, match="no serializer is named"):
+        result.get(timeout=5)
 
 
 # --- shapes ---------------------------------------------------------------------------------------------------

@@ -9,30 +9,24 @@ from typing import Any
 
 import pytest
 
-from amqptasks import App, GroupResult, Signature, chain, chord, group, maybe_signature, protocol, signature
+from amqptasks import (
+    App,
+    GroupResult,
+    Signature,
+    chain,
+    chord,
+    group,
+    maybe_signature,
+    protocol,
+    signature,
+    subtask,
+)
 from amqptasks.canvas import StampingVisitor
 from amqptasks.canvas.shaping import shaped
-from amqptasks.errors import ImproperlyConfigured
+from amqptasks.errors import EncodeError, ImproperlyConfigured
 from amqptasks.transport import codec
+from amqptasks.worker.manifest import options_of
 from tests.working import Work
-
-
-@pytest.fixture
-def add(app: App) -> Any:
-    @app.task(name="proj.add")
-    def add(x: Any, y: Any = 0) -> Any:
-        return x + y
-
-    return add
-
-
-@pytest.fixture
-def total(app: App) -> Any:
-    @app.task(name="proj.total")
-    def total(values: list[int]) -> int:
-        return sum(values)
-
-    return total
 
 
 def taken(app: App, queue: str = "amqptasks") -> protocol.TaskMessage:
@@ -114,6 +108,7 @@ def test_signatures_come_back_from_dictionaries(app: App, add: Any) -> None:
     assert signature(plain, app=app) == add.s(2, 2) or signature(plain, app=app)["args"] == [2, 2]
     assert isinstance(signature(chained, app=app), chain)
     assert maybe_signature(None) is None
+    assert subtask(dict(add.s(1))) == add.s(1)
     assert pickle.loads(pickle.dumps(add.s(2, 2))) == add.s(2, 2)
 
 
@@ -282,11 +277,27 @@ def test_the_built_in_tasks_are_registered(app: App) -> None:
 
 BUILT_IN = {
     *(f"amqptasks.{name}" for name in (
-        "accumulate", "backend_cleanup", "chain", "chord", "chord_expired", "chord_part", "chord_unlock", "chunks",
+        "accumulate", "backend_cleanup", "chain", "chord", "chord_expired", "chord_late", "chord_part", "chord_unlock", "chunks",
         "group", "map", "starmap",
     )),
     *(f"celery.{name}" for name in ("accumulate", "backend_cleanup", "chain", "chord", "group", "map", "starmap")),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["chord_unlock", "chord_part", "chord_late", "chord_expired", "chain", "group", "chord"],
+)
+def test_what_carries_a_workflow_on_goes_on_after_a_crash_and_never_gives_up(app: App, name: str) -> None:
+    """Acknowledged before it is done, a join whose child is killed would leave its chord waiting for ever."""
+    app.conf.update(task_default_rate_limit="1/h", task_time_limit=1, task_soft_time_limit=1)
+    app.conf.task_retry_on_worker_lost = True
+    task = app.tasks[f"amqptasks.{name}"]
+    options = options_of(task, app.conf)
+
+    assert (options.acks_late, options.reject_on_worker_lost, options.ignore_result) == (True, True, True)
+    assert (task.max_retries, options.rate_limit, options.retry_on_worker_lost) == (None, 0.0, False)
+    assert options.time_limit is options.soft_time_limit is None, "limits are for users' tasks"
 
 
 def test_app_tasks_lists_the_built_in_tasks(app: App) -> None:
@@ -418,6 +429,8 @@ def test_canvases_run_in_place(app: App, add: Any, total: Any) -> None:
     assert (group(add.s(n, n) for n in range(10)) | total.s() | add.s(1)).delay().get() == 91
     assert (add.s(1) | group(add.s(1), add.s(2))).delay().get() == [2, 3]
     assert chord([], total.s())().get() == 0
+    with pytest.raises(EncodeError):
+        chain(add.si(1), add.si(object())).delay()
 
 
 # --- replacing --------------------------------------------------------------------------------------------------

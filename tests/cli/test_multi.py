@@ -1,6 +1,7 @@
 """Which nodes a line of `multi` means, with which options; pid files. Celery's syntax; nothing is started."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from amqptasks.cli import multi as module
 from amqptasks.cli.daemon import alive, claim, read_pid, release
 from amqptasks.cli.main import program
 from amqptasks.cli.nodes import folders
@@ -74,6 +76,14 @@ def test_files_are_in_a_folder_that_the_user_can_write_or_where_he_says() -> Non
     assert folders({"HOME": "/home/me"}, root=False) == (Path("/home/me/.local/state/amqptasks"),) * 2
 
 
+def test_get_is_what_show_shows_of_one() -> None:
+    given = ("short", "long", "third", "-c", "3", "-c:1-2", "1", "-Q:long", "long", "--hostname=h")
+
+    shown = [shlex.split(line)[1:] for line in multi("show", *given)]
+
+    assert shown == [shlex.split(multi("get", name, *given)[0]) for name in ("short", "long@h", "third")]
+
+
 def test_expand_and_get() -> None:
     assert multi("expand", "%n at %h", "w1", "w2", "--hostname=h") == ["w1 at h", "w2 at h"]
     assert multi("get", "w2", "w1", "w2", "-c:w2", "3")[0].endswith("-c 3")
@@ -86,6 +96,7 @@ def test_expand_and_get() -> None:
         (["show", "a", "b", "-c:3", "1"], "there is no node 3"),
         (["names", "a", "a"], "same name"),
         (["begin", "a"], "no command 'begin'"),
+        (["stopwait", "a", "--timeout=soon"], "--timeout soon is no number of seconds"),
     ],
 )
 def test_mistakes(words: list[str], sentence: str) -> None:
@@ -130,3 +141,22 @@ def test_a_pid_file_has_one_living_owner(tmp_path: Path) -> None:
     claim(path)
     release(path)
     assert not path.exists()
+
+
+# --- ends of processes ---
+
+
+@pytest.mark.parametrize("descriptors", [True, False])
+def test_the_end_of_a_process_is_noticed_with_and_without_descriptors(
+    monkeypatch: pytest.MonkeyPatch, descriptors: bool
+) -> None:
+    if not descriptors:
+        monkeypatch.setattr(module, "open_pidfd", lambda pid: None)
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with module.Ends([process.pid]) as ends:
+        ends.wait([process.pid], 0.0)
+        assert not ends.told(process.pid)
+
+        process.communicate(b"\n")
+        while not ends.told(process.pid):
+            ends.wait([process.pid], 30.0)

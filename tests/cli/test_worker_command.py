@@ -80,6 +80,23 @@ def test_events_are_turned_on_and_heartbeats_off(handed) -> None:
     assert "worker_send_task_events" not in handed("-A", "tasks", "worker").settings
 
 
+def test_autoscaling_is_read_as_celery_writes_it(handed) -> None:
+    options = handed("-A", "tasks", "worker", "--autoscale=10,3", "-c", "7")
+
+    assert options.autoscale == (10, 3)
+    assert options.slots == 3
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"), [("2,5", "MAX comes first"), ("many", "is not MAX,MIN"), ("3;1", "such as 10,2")]
+)
+def test_limits_that_make_no_sense_are_mistakes(cli, limits: str, said: str) -> None:
+    ran = cli("-A", "tasks", "worker", "--autoscale", limits)
+
+    assert ran.code == 2
+    assert said in ran.err
+
+
 def test_options_come_from_the_environment(handed, monkeypatch) -> None:
     monkeypatch.setenv("AMQPTASKS_APP", "proj")
     monkeypatch.setenv("AMQPTASKS_WORKER_QUEUES", "short,long")

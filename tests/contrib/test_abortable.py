@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from amqptasks import App, states
+from amqptasks.backends.base import Meta
 from amqptasks.contrib.abortable import ABORTED, PREFIX, AbortableAsyncResult, AbortableTask
 from amqptasks.errors import BrokerUnavailable
 from amqptasks.result import AsyncResult
@@ -88,7 +91,19 @@ def test_while_the_broker_is_away_the_last_answer_stands(
     work(1)
 
     assert call.get(timeout=5) is False
-    assert f"cannot ask the broker whether proj.loop[{call.id}] is aborted" in caplog.text
+    assert f"cannot ask whether proj.loop[{call.id}] is aborted" in caplog.text
+
+
+def test_the_wish_of_a_celery_client_is_read_from_the_store(tmp_path: Path) -> None:
+    """Celery's `AbortableAsyncResult.abort`, and so Flower's, writes the state ABORTED into the result backend."""
+    with App("other", broker=f"memory://{uuid.uuid4()}", backend=f"db+sqlite:///{tmp_path}/r.db") as app:
+        call = AbortableAsyncResult[None]("i", app=app)
+        assert not call.is_aborted()
+
+        app.backend.store(Meta(task_id="i", status=ABORTED), lambda _: None)
+
+        assert call.is_aborted()
+        assert not AbortableAsyncResult[None]("j", app=app).is_aborted()
 
 
 def test_it_may_be_asked_twice_for_different_times(app: App) -> None:

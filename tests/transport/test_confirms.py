@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pika.frame
@@ -58,6 +59,15 @@ def named(*names: str) -> list[Parcel]:
 
 def closing(code: int, text: str) -> spec.Channel.Close:
     return spec.Channel.Close(code, text, 60, 40)
+
+
+@on_loop
+async def test_an_event_that_nobody_listens_to_does_not_come_back() -> None:
+    desk = Desk()
+    desk.post(parcel("a"), replace(parcel("b"), fate="event"))
+
+    published = [method for _, method in desk.peer.heard() if isinstance(method, spec.Basic.Publish)]
+    assert [method.mandatory for method in published] == [True, False]
 
 
 # --- confirms --------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from amqptasks.errors import (
     ChannelClosed,
     ConnectionLost,
     NotFound,
+    QueueDown,
     ResourceLocked,
     TLSFailed,
     TopologyMismatch,
@@ -179,7 +180,7 @@ def test_our_own_reason_is_kept() -> None:
         (
             404,
             "NOT_FOUND - home node 'rabbit@b' of durable queue 'q' in vhost '/' is down or inaccessible",
-            NotFound,
+            QueueDown,
             "it exists, and is back with its node",
         ),
         (

@@ -47,6 +47,12 @@ def test_the_banner_shows_node_app_transport_results_concurrency_queues() -> Non
     ]
 
 
+def test_a_pool_that_follows_its_work_shows_its_limits() -> None:
+    lines = banner.render(MANIFEST, WorkerOptions(autoscale=(8, 2)), Pool())
+
+    assert ".> concurrency: {min=2, max=8} (prefork)" in lines
+
+
 def test_the_tasks_are_listed_from_info_on() -> None:
     quiet = banner.render(MANIFEST, WorkerOptions(loglevel="WARNING"), Pool())
     chatty = banner.render(MANIFEST, WorkerOptions(loglevel="INFO"), Pool())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from amqptasks.amqp import Parcel
-from amqptasks.errors import ConnectionLost, Nacked, TransportError
+from amqptasks.amqp import Address, Parcel
+from amqptasks.errors import ConnectionLost, Nacked, TransportError, Unroutable
 from amqptasks.transport.base import Done
 from amqptasks.worker.counting import Counting
 
@@ -70,7 +70,7 @@ def test_what_is_no_count_leaves_at_once_and_before() -> None:
 
 
 def part(message_id: str, chord: str = "a") -> Parcel:
-    return Parcel("", f"amqptasks.chord.{chord}", b"", b"", message_id, "drop")
+    return Parcel("", f"amqptasks.chord.{chord}", b"", b"", message_id, "part")
 
 
 def test_a_count_waits_for_the_confirm_of_its_part() -> None:
@@ -130,3 +130,42 @@ def test_a_later_count_is_a_message_of_its_own() -> None:
         return publisher.ids
 
     assert asyncio.run(asyncio.wait_for(scenario(), 10)) == ["a.1", "a.2"]
+
+
+def test_a_part_that_found_no_queue_is_left_to_a_call_that_asks_why() -> None:
+    """Its run is settled, and its count leaves, once that call is confirmed."""
+
+    async def scenario() -> None:
+        publisher = Recording()
+        counting = Counting(publisher, Address("amqptasks.internal", "k"))  # type: ignore[arg-type]
+        heard: list[Any] = []
+        counting.post(part("p1"), heard.append)
+        counting.post(count("a.1"), heard.append)
+        publisher.posted[0][1](Unroutable("no queue"))
+        late, confirm = publisher.posted[1]
+        assert (late.exchange, late.routing_key) == ("amqptasks.internal", "k")
+        assert heard == []
+        confirm(None)
+        await publisher.until(3)
+        assert (publisher.ids[2], heard) == ("a.1", [None])
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+def test_a_part_that_not_even_a_call_can_save_is_told_as_it_is() -> None:
+    """Whoever posted it posts it again."""
+
+    async def scenario() -> None:
+        publisher = Recording()
+        counting = Counting(publisher, Address("amqptasks.internal", "k"))  # type: ignore[arg-type]
+        heard: list[Any] = []
+        counting.post(part("p1"), heard.append)
+        nowhere = Unroutable("no queue")
+        publisher.posted[0][1](nowhere)
+        publisher.posted[1][1](Nacked("full"))
+        assert heard == [nowhere]
+        counting.post(part("p1"), heard.append)
+        publisher.posted[2][1](None)
+        assert heard == [nowhere, None]
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))

@@ -12,6 +12,7 @@ import pytest
 from amqptasks import App
 from amqptasks.errors import ImproperlyConfigured
 from amqptasks.testing import running_worker
+from amqptasks.transport.publisher import Publisher
 
 NODE = "test@localhost"
 
@@ -37,6 +38,16 @@ def test_a_worker_answers_who_it_is(app: App) -> None:
     assert app.control.ping(limit=1, timeout=10.0) == [{NODE: {"ok": "pong"}}]
 
 
+def test_a_worker_with_too_much_to_publish_answers_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the busiest workers would be those that `status` does not show."""
+    app = App("busy", broker=f"memory://{uuid.uuid4()}", set_as_current=False)
+    monkeypatch.setattr(
+        Publisher, "saturated", property(lambda _: True, lambda _publisher, _value: None), raising=False
+    )
+    with app, running_worker(app):
+        assert one(app, "ping") == {"ok": "pong"}
+
+
 def test_who_is_not_meant_says_nothing(app: App) -> None:
     assert app.control.inspect(["other@localhost"], timeout=0.1).ping() is None
     assert app.control.inspect(pattern="x*", matcher="glob", timeout=0.1).ping() is None
@@ -55,8 +66,17 @@ def test_what_a_command_raises_is_its_answer(app: App) -> None:
     assert one(app, "ping") == {"ok": "pong"}
 
 
+def test_queues_are_told_with_their_own_arguments(app: App) -> None:
+    [queue] = one(app, "active_queues")
+
+    assert queue["exchange"]["name"] == queue["name"]  # which must not be taken for the queue
+    assert queue["queue_arguments"]["x-queue-type"] == "quorum"
+
+
 def test_tasks_can_be_listed_and_limited(app: App) -> None:
     assert one(app, "registered") == ["add"]
+    asked = one(app, "registered", taskinfoitems=["serializer", "max_retries", "acks_late", "no_such_option"])
+    assert asked == ["add [serializer=json max_retries=3 acks_late=False]"]
     assert one(app, "rate_limit", task_name="add", rate_limit="5/s") == {
         "ok": "new rate limit set successfully"
     }
@@ -80,6 +100,17 @@ def test_a_revoked_call_does_not_run(app: App) -> None:
 
     assert result.get(timeout=10, propagate=False).__class__.__name__ == "TaskRevoked"
     assert one(app, "revoked") == ["no-1"]
+
+
+def test_a_greeting_tells_what_is_revoked_and_takes_it_in(app: App) -> None:
+    assert "stamps" not in one(app, "hello", from_node="w2@there", revoked=["no-2"])
+
+    one(app, "revoke_by_stamped_headers", headers=["customer=17", "customer=18"])
+
+    told = one(app, "hello", from_node="w2@there")
+    assert told["revoked"] == ["no-2"]
+    assert told["stamps"] == {"customer": ["17", "18"]}
+    assert one(app, "hello", from_node=NODE) is None
 
 
 def test_another_queue_is_consumed_and_left(app: App) -> None:

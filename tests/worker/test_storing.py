@@ -14,7 +14,7 @@ import pytest
 from amqptasks import App, chain, states
 from amqptasks.backends.base import Meta, Publish
 from amqptasks.backends.memory import MemoryBackend
-from amqptasks.errors import EncodeError, NotRegistered, StoreUnavailable, TooLarge
+from amqptasks.errors import EncodeError, NotRegistered, SoftTimeLimitExceeded, StoreUnavailable, TooLarge
 from amqptasks.waiting import home
 from amqptasks.worker import storing
 from amqptasks.worker.executor import Executor
@@ -96,6 +96,37 @@ def test_a_late_acknowledged_task_s_result_waits_for_the_store(
     assert store.attempts == [states.SUCCESS] * 4
     assert result.get(timeout=5) == 4
     assert "waits, its message unacknowledged: the store is down" in caplog.text
+
+
+def test_a_soft_limit_that_ends_while_the_store_is_awaited_changes_nothing(
+    app: App, store: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task has ended: its alarm, which rings in the pause between two attempts, is not its failure."""
+    sleep, rung = time.sleep, list[float]()
+
+    def ringing(seconds: float) -> None:
+        if seconds and not rung:
+            rung.append(seconds)
+            raise SoftTimeLimitExceeded(1.0)
+        sleep(seconds)
+
+    monkeypatch.setattr(storing.time, "sleep", ringing)
+
+    @app.task(acks_late=True)
+    def late() -> int:
+        store.down = 2
+        return 4
+
+    result = late.delay()
+    delivery = app.connection.get("amqptasks")
+    assert delivery is not None
+    executor = Executor(app, "w1@test")
+    outcome = executor.run(Run(1, delivery), lambda _: None)
+    executor.close()
+
+    assert rung
+    assert outcome.state == states.SUCCESS
+    assert result.get(timeout=5) == 4
 
 
 def test_the_result_of_any_other_task_is_logged_as_lost_and_its_chain_goes_on(

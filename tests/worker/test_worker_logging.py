@@ -156,3 +156,16 @@ def test_the_command_line_wins_over_the_settings_about_colour() -> None:
     )
 
     assert setup == LogSetup(level="DEBUG", path="w.log", colour=False, line="%(message)s", hijack=False)
+
+
+def test_a_file_that_was_moved_away_is_begun_anew(tmp_path) -> None:
+    """So that rotation needs no signal."""
+    log = tmp_path / "worker.log"
+    install(LogSetup(level="INFO", path=str(log)))
+    logging.getLogger("x").info("before")
+
+    old = log.rename(tmp_path / "worker.log.1")
+    logging.getLogger("x").info("after")
+
+    assert "before" in old.read_text()
+    assert "after" in log.read_text()

@@ -45,3 +45,10 @@ def test_auto_concurrency_reaches_the_settings_as_a_number(monkeypatch) -> None:
 
 def test_what_was_not_said_is_no_setting() -> None:
     assert WorkerOptions(overrides={"broker_url": "amqp://"}).settings == {"broker_url": "amqp://"}
+
+
+def test_autoscaling_begins_with_the_least_whatever_the_concurrency_says() -> None:
+    options = WorkerOptions(concurrency=0, autoscale=(9, 3))
+
+    assert options.slots == 3
+    assert options.settings == {"worker_concurrency": 3}

@@ -72,6 +72,7 @@ class AsyncioPool(ThreadsPool):
     """For tasks that are `async def`."""
 
     name = "asyncio"
+    elastic = True
     _keeps_limits = True
     _slot_class = CoroutineSlot
     _ledger_class = CoroutineLedger

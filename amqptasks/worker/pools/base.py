@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from amqptasks.amqp import Delivery, Parcel
+from amqptasks.errors import PoolFailed
 from amqptasks.worker.awaiting import Guard
 from amqptasks.worker.outcome import Cause, Manifest, Outcome, Run
 
@@ -23,6 +24,10 @@ class Report(Protocol):
 
     An obituary, and a message that cannot be read, finish without having started.
     """
+
+    began: float
+    ended: float
+    """Loop times of the run that is told as finished next, set by the pool before; 0.0 if it has not started."""
 
     def started(self, key: int, pid: int, publish: Sequence[Parcel]) -> None:
         """The task body is about to run; `publish` holds its STARTED state, if tracked."""
@@ -77,6 +82,8 @@ class Pool(ABC):
     """n slots that run tasks outside the parent's loop."""
 
     name: str
+    elastic = False
+    """Whether slots come and go one by one, so that the size may follow the work."""
 
     @abstractmethod
     async def start(self, report: Report) -> Manifest:
@@ -109,8 +116,11 @@ class Pool(ABC):
         """Have `size` slots; busy children above that end after their task."""
 
     @abstractmethod
-    async def restart(self) -> None:
-        """Replace every child as it becomes idle, loading the app anew (SIGHUP)."""
+    async def restart(self, modules: Sequence[str] = ()) -> Manifest | None:
+        """Load the app anew, and these modules with it; each child is replaced as it becomes idle.
+
+        Returns what the parent must know from now on; None if nothing was loaded. Raises what `start` raises.
+        """
 
     @abstractmethod
     async def stop(self, timeout: float | None) -> bool:
@@ -121,6 +131,13 @@ class Pool(ABC):
 
     def hook(self, signal: str, delivery: Delivery | None = None) -> None:
         """Have a child that runs no tasks send one of the manifest's `hooks`; does nothing for any other."""
+
+    async def command(self, name: str, arguments: bytes, limit: float) -> bytes:
+        """Have a child that runs no tasks carry out a command of the manifest's; return its answer.
+
+        Raises PoolFailed, with what became of that child, and TimeoutError after `limit` seconds, when it is ended.
+        """
+        raise PoolFailed(f"the {self.name} pool carries out no commands")
 
     def dump(self) -> None:
         """Have every child write the stacks of its threads to stderr."""

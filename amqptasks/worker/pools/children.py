@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from amqptasks.amqp import Delivery
@@ -55,7 +55,6 @@ class ChildrenPool(Pool):
         self._ledger: Ledger
         self._zygotes: Zygotes | None = None
         self._hooks = Hooks(self._spawn_helper)
-        self._hooked: frozenset[str] = frozenset()
         self._slots: dict[int, Slot] = {}
         self._numbers = 0
         self._failures = 0
@@ -102,15 +101,17 @@ class ChildrenPool(Pool):
         self._top_up()
         self._ledger.sharing.fill()
 
-    async def restart(self) -> None:
-        """Load the app anew; raises what `start` raises, and goes on with the old one then."""
-        if self._zygotes is None or not await self._zygotes.replace():
-            return
+    async def restart(self, modules: Sequence[str] = ()) -> Manifest | None:
+        """Raises what `start` raises, and goes on with the old one then."""
+        manifest = None if self._zygotes is None else await self._zygotes.replace(modules)
+        if manifest is None:
+            return None
         for slot in list(self._slots.values()):
             self._dismiss(slot)
-        self._hooks.dismiss()
+        self._hooks.dismiss(manifest.hooks)
         self._close_unused()
         self._top_up()
+        return manifest
 
     async def stop(self, timeout: float | None) -> bool:
         self._stopping = True
@@ -137,8 +138,10 @@ class ChildrenPool(Pool):
         return not busy
 
     def hook(self, signal: str, delivery: Delivery | None = None) -> None:
-        if signal in self._hooked:
-            self._hooks.send(signal, delivery)
+        self._hooks.send(signal, delivery)
+
+    async def command(self, name: str, arguments: bytes, limit: float) -> bytes:
+        return await self._hooks.ask(name, arguments, limit)
 
     def dump(self) -> None:
         for place, slot in enumerate(self._slots.values()):
@@ -164,8 +167,7 @@ class ChildrenPool(Pool):
     @property
     def zygote_pid(self) -> int | None:
         """Of the process that forks children now; None while there is none."""
-        current = self._zygotes.current if self._zygotes is not None else None
-        return current.pid if current is not None else None
+        return self._zygotes.current.pid if self._zygotes and self._zygotes.current else None
 
     @property
     def replaced(self) -> int:
@@ -173,9 +175,8 @@ class ChildrenPool(Pool):
         return self._replaced
 
     def __repr__(self) -> str:
-        busy = sum(1 for slot in self._slots.values() if slot.active)
-        shown = f"{len(self._slots)} children | {busy} busy | {self._replaced} replaced"
-        return f"<{type(self).__name__} {shown}>"
+        kind, busy = type(self).__name__, sum(1 for slot in self._slots.values() if slot.active)
+        return f"<{kind} {len(self._slots)} children | {busy} busy | {self._replaced} replaced>"
 
     # --- the shape: what prefork, threads and asyncio differ in ------------------------------------------
 
@@ -199,7 +200,7 @@ class ChildrenPool(Pool):
         self._size = self._size or (concurrency if isinstance(concurrency, int) else 0) or cpus.available()
         self._max_tasks = self._max_tasks or settings.get("worker_max_tasks_per_child")
         self._max_memory = self._max_memory or settings.get("worker_max_memory_per_child")
-        self._hooked = manifest.hooks
+        self._hooks.known = manifest.hooks
         self._alive_timeout = self._alive_timeout or settings.get("worker_proc_alive_timeout") or 4.0
 
     # --- what children say -------------------------------------------------------------------------------

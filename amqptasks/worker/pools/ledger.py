@@ -73,10 +73,10 @@ class Ledger:
         self._report.started(key, slot.pid, parcels)
 
     def _finished(self, slot: Slot, key: int, outcome: Outcome, at: float) -> None:
-        slot.heard = at
-        began = self.running.pop(key, None)
+        slot.heard = self._report.ended = at
+        began = self._report.began = self.running.pop(key, 0.0)
         slot.finished(key)
-        if began is not None:
+        if began:
             self.sharing.took(at - began)
         if self._attempts:
             self._attempts.pop(key, None)

@@ -9,3 +9,4 @@ class PreforkPool(ChildrenPool):
     """The default pool."""
 
     name = "prefork"
+    elastic = True

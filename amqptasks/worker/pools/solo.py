@@ -12,10 +12,12 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
 from amqptasks.amqp import Delivery, Parcel
+from amqptasks.errors import PoolFailed
 from amqptasks.worker.outcome import Cause, LoadSpec, Manifest, Outcome, Run
 from amqptasks.worker.pools.base import Executor, Loaded, Pool, Report
 from amqptasks.worker.pools.hooks import NO_DELIVERY
@@ -38,6 +40,8 @@ class SoloPool(Pool):
         self._waiting: deque[Run] = deque()
         self._busy: int | None = None
         self._running: dict[int, float] = {}
+        self._answers: deque[asyncio.Future[bytes]] = deque()
+        """To the commands in the thread's hands, in order."""
         self._paused = False
         self._idle = asyncio.Event()
         self._runs: SimpleQueue[Run | None] | None = None
@@ -60,6 +64,15 @@ class SoloPool(Pool):
         if signal in self._hooked and self._runs is not None:
             self._runs.put(Run(0, delivery or NO_DELIVERY, Cause.HOOK, signal))
 
+    async def command(self, name: str, arguments: bytes, limit: float) -> bytes:
+        """As everywhere, but a thread cannot be ended: what takes longer than `limit` seconds goes on, unheard."""
+        if self._runs is None:
+            raise PoolFailed("the pool is being restarted, or stopped")
+        answer: asyncio.Future[bytes] = self._loop.create_future()
+        self._answers.append(answer)
+        self._runs.put(Run(0, replace(NO_DELIVERY, body=arguments), Cause.COMMAND, name))
+        return await asyncio.wait_for(answer, limit)
+
     def recall(self) -> list[Run]:
         runs = list(self._waiting)
         self._waiting.clear()
@@ -76,12 +89,17 @@ class SoloPool(Pool):
     async def resize(self, size: int) -> None:
         """One slot is what this pool is."""
 
-    async def restart(self) -> None:
-        """Make a new executor once the running task has ended; the app is not imported anew."""
+    async def restart(self, modules: Sequence[str] = ()) -> Manifest | None:
+        """Make a new executor once the running task has ended; nothing is imported anew in the worker itself."""
+        if modules:
+            raise PoolFailed(
+                "the solo pool lives in the worker's own process; to load modules, restart the worker"
+            )
         await self._quiet()
         self._end()
         await self._begin()
         self._next()
+        return None
 
     async def stop(self, timeout: float | None) -> bool:
         """Let the running task end; after `timeout` seconds it is left alone, and ends with the process."""
@@ -147,7 +165,7 @@ class SoloPool(Pool):
         self._report.started(key, os.getpid(), parcels)
 
     def _ended(self, key: int, outcome: Outcome | None, reason: str) -> None:
-        self._running.pop(key, None)
+        self._report.began, self._report.ended = self._running.pop(key, 0.0), self._loop.time()
         self._busy = None
         self._idle.set()
         if outcome is not None:
@@ -155,6 +173,15 @@ class SoloPool(Pool):
         else:
             self._report.lost(key, reason, innocent=False)
         self._next()
+
+    def _answered(self, outcome: Outcome | None) -> None:
+        answer = self._answers.popleft()
+        if answer.done():
+            return  # too late
+        if outcome is None:
+            answer.set_exception(PoolFailed("it ended the thread that it ran in"))
+        else:
+            answer.set_result(outcome.publish[0].body)
 
     # --- in the thread -----------------------------------------------------------------------------------
 
@@ -172,12 +199,22 @@ class SoloPool(Pool):
         self._tell(ready.set_result, None)
         try:
             while (run := runs.get()) is not None:
-                if run.cause is Cause.HOOK:
-                    executor.run(run, _ignore)
+                if run.cause >= Cause.HOOK:
+                    self._run_beside(executor, run)
                 else:
                     self._run(executor, run)
         finally:
             executor.close()
+
+    def _run_beside(self, executor: Executor, run: Run) -> None:
+        """A signal of the worker, or a command: no task, and its end must not be the thread's."""
+        outcome: Outcome | None = None
+        try:
+            outcome = executor.run(run, _ignore)
+        except BaseException:
+            logger.exception("%s ended its executor", run.detail)
+        if run.cause is Cause.COMMAND:
+            self._tell(self._answered, outcome)
 
     def _run(self, executor: Executor, run: Run) -> None:
         outcome, reason = None, ""

@@ -27,6 +27,9 @@ FINISHED, STARTED, RETIRING, READY, FAILED = 1, 2, 4, 8, 16
 PIECES = 32
 """Flag: the size of a message that follows in pieces."""
 
+TOLD = 128
+"""Flag: an event follows the state."""
+
 BELL = bytes((64,))
 """A message to the parent that only says: look at the journal."""
 
@@ -36,8 +39,9 @@ _KEY_AT = 8
 _SIZE = struct.Struct("<BQ")
 _FINISHED = struct.Struct("<BQBBHd")
 _STARTED = struct.Struct("<BQHd")
+_EVENT = struct.Struct("<I")
 _PARCEL = struct.Struct("<BBBBII")
-_FATES: tuple[Fate, ...] = ("raise", "drop", "dead", "count", "event")
+_FATES: tuple[Fate, ...] = ("raise", "drop", "dead", "count", "event", "part")
 _FATE_NUMBERS = {fate: number for number, fate in enumerate(_FATES)}
 
 Finished = tuple[int, Outcome, float]
@@ -137,11 +141,15 @@ def _text(data: bytes) -> str:
 def encode_finished(key: int, outcome: Outcome, at: float, flags: int = 0) -> bytes:
     """What became of a run, and when it ended."""
     state = outcome.state.encode()[:255]
-    parcels = outcome.publish
+    parcels, event = outcome.publish, outcome.event
+    if event:
+        flags |= TOLD
     head = _FINISHED.pack(FINISHED | flags, key, outcome.verdict, len(state), len(parcels), at)
-    if not parcels:
+    if not parcels and not event:
         return head + state
     rest = [head, state]
+    if event:
+        rest += (_EVENT.pack(len(event)), event)
     _pack_parcels(parcels, rest)
     return b"".join(rest)
 
@@ -163,10 +171,22 @@ def decode_report(data: bytes) -> tuple[int, Finished | None, Started | None]:
         _, key, verdict, length, count, at = _FINISHED.unpack_from(data)
         end = _FINISHED.size + length
         state = data[_FINISHED.size : end]
-        if not count:
+        if not count and not flags & TOLD:
             return flags, (key, _plain(verdict, state), at), None
-        outcome = Outcome(Verdict(verdict), _unpack_parcels(data, end, count), state.decode(errors="replace"))
-        return flags, (key, outcome, at), None
+        event = b""
+        if flags & TOLD:
+            start = end + _EVENT.size
+            if not count:
+                plain = _plain(verdict, state)
+                return flags, (key, Outcome(plain.verdict, (), plain.state, data[start:]), at), None
+            end = start + _EVENT.unpack_from(data, end)[0]
+            event = data[start:end]
+        parcels = _unpack_parcels(data, end, count)
+        return (
+            flags,
+            (key, Outcome(Verdict(verdict), parcels, state.decode(errors="replace"), event), at),
+            None,
+        )
     _, key, count, at = _STARTED.unpack_from(data)
     return flags, None, (key, _unpack_parcels(data, _STARTED.size, count) if count else (), at)
 

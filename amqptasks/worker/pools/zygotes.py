@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from amqptasks.backoff import exponential
 from amqptasks.errors import AmqptasksError
-from amqptasks.worker.outcome import LoadSpec
+from amqptasks.worker.outcome import LoadSpec, Manifest
 from amqptasks.worker.pools.spawner import Listener, Spawner, open_spawner
 
 logger = logging.getLogger(__name__)
@@ -33,19 +34,21 @@ class Zygotes:
         self._stopped = False
         first.listen(listener)
 
-    async def replace(self) -> bool:
-        """Load the app anew. False when it is too late for that.
+    async def replace(self, modules: Sequence[str] = ()) -> Manifest | None:
+        """Load the app anew, and these modules from now on. None when it is too late for that.
 
         Raises what `open_spawner` raises, and goes on as before then.
         """
-        fresh = await open_spawner(self.spec)
+        spec = replace(self.spec, modules=tuple(dict.fromkeys((*self.spec.modules, *modules))))
+        fresh = await open_spawner(spec)
         if self._stopped:
             await fresh.close(0)
-            return False
+            return None
+        self.spec = spec
         if self.current is not None:
             self._replaced.append(self.current)
         self._become(fresh)
-        return True
+        return fresh.manifest
 
     def lose(self, spawner: Spawner, then: Callable[[], None]) -> None:
         """One has died. If it was the current one, have another, however often it takes, and call `then`."""

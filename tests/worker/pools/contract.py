@@ -13,7 +13,7 @@ from amqptasks.errors import AppImportFailed, AppNotFound
 from amqptasks.worker.outcome import Cause, LoadSpec, Verdict
 from amqptasks.worker.pools.base import Pool
 
-from .hearing import Heard, on_loop, spec, task, until
+from .hearing import Heard, on_loop, run_all, spec, task, until
 
 Make = Callable[..., Pool]
 
@@ -28,11 +28,7 @@ class PoolContract:
     @on_loop
     async def test_a_run_is_started_and_then_finished(self, make: Make) -> None:
         pool, heard, run = make(2), Heard(), task("noop")
-        await pool.start(heard)
-
-        pool.submit(run)
-        await heard.ends(run)
-        await pool.stop(5)
+        await run_all(pool, heard, run)
 
         assert heard.order == [("started", run.key), ("finished", run.key)]
         assert heard.outcomes[run.key].state == "SUCCESS"
@@ -41,11 +37,7 @@ class PoolContract:
     async def test_run_and_outcome_travel_unchanged(self, make: Make) -> None:
         pool, heard = make(1), Heard()
         run = task("describe", header=bytes(range(256)), soft=2.5, hard=7.0, detail="über 'alles'")
-        await pool.start(heard)
-
-        pool.submit(run)
-        await heard.ends(run)
-        await pool.stop(5)
+        await run_all(pool, heard, run)
 
         outcome = heard.outcomes[run.key]
         assert outcome.verdict is Verdict.REQUEUE
@@ -57,22 +49,14 @@ class PoolContract:
     @on_loop
     async def test_the_started_state_comes_with_the_start(self, make: Make) -> None:
         pool, heard, run = make(1), Heard(), task("tracked")
-        await pool.start(heard)
-
-        pool.submit(run)
-        await heard.ends(run)
-        await pool.stop(5)
+        await run_all(pool, heard, run)
 
         assert [parcel.body for parcel in heard.start_parcels[run.key]] == [b"STARTED"]
 
     @on_loop
     async def test_an_obituary_finishes_without_having_started(self, make: Make) -> None:
         pool, heard, run = make(1), Heard(), task("noop", cause=Cause.LOST, detail="signal 9")
-        await pool.start(heard)
-
-        pool.submit(run)
-        await heard.ends(run)
-        await pool.stop(5)
+        await run_all(pool, heard, run)
 
         assert heard.order == [("finished", run.key)]
         assert heard.states(run) == ["LOST:signal 9"]
@@ -81,12 +65,7 @@ class PoolContract:
     async def test_one_slot_starts_runs_in_the_order_of_submission(self, make: Make) -> None:
         pool, heard = make(1), Heard()
         runs = [task("noop") for _ in range(100)]
-        await pool.start(heard)
-
-        for run in runs:
-            pool.submit(run)
-        await heard.ends(*runs)
-        await pool.stop(5)
+        await run_all(pool, heard, *runs)
 
         assert [key for what, key in heard.order if what == "started"] == [run.key for run in runs]
 
@@ -94,12 +73,7 @@ class PoolContract:
     async def test_many_runs_all_finish_once(self, make: Make) -> None:
         pool, heard = make(3), Heard()
         runs = [task("noop") for _ in range(2000)]
-        await pool.start(heard)
-
-        for run in runs:
-            pool.submit(run)
-        await heard.ends(*runs)
-        await pool.stop(5)
+        await run_all(pool, heard, *runs)
 
         assert len(heard.outcomes) == 2000
         assert not heard.losses
@@ -225,12 +199,7 @@ class PoolContract:
     async def test_sys_exit_in_a_task_loses_it_and_no_other(self, make: Make) -> None:
         pool, heard = make(1), Heard()
         runs = [task("noop"), task("exit 3"), task("noop")]
-        await pool.start(heard)
-
-        for run in runs:
-            pool.submit(run)
-        await heard.ends(*runs)
-        await pool.stop(5)
+        await run_all(pool, heard, *runs)
 
         assert heard.states(runs[0], runs[2]) == ["SUCCESS", "SUCCESS"]
         reason, innocent, cause = heard.losses[runs[1].key]

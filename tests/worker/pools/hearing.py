@@ -11,6 +11,7 @@ from typing import Any
 
 from amqptasks.amqp import Delivery, Parcel
 from amqptasks.worker.outcome import Cause, LoadSpec, Outcome, Run
+from amqptasks.worker.pools.base import Pool
 
 from .fake_app import LOADER
 
@@ -42,6 +43,15 @@ async def until(condition: Callable[[], object], what: str = "", longest: float 
     while not condition():
         assert time.monotonic() < deadline, f"never came true: {what or condition}"
         await asyncio.sleep(0.002)
+
+
+async def run_all(pool: Pool, heard: Heard, *runs: Run) -> None:
+    """Start the pool, have it run these to their ends, and stop it."""
+    await pool.start(heard)
+    for run in runs:
+        pool.submit(run)
+    await heard.ends(*runs)
+    await pool.stop(5)
 
 
 def task(body: str | bytes, *, header: bytes = b"header", **options: Any) -> Run:

@@ -13,7 +13,7 @@ from amqptasks.worker.outcome import Cause
 from amqptasks.worker.pools.aio import CONCURRENCY, AsyncioPool
 
 from .contract import Make, PoolContract, loads
-from .hearing import Heard, on_loop, spec, task, until
+from .hearing import Heard, on_loop, run_all, spec, task, until
 
 
 class TestAsyncioPool(PoolContract):
@@ -71,24 +71,14 @@ class TestAsyncioPool(PoolContract):
     @on_loop
     async def test_each_run_has_a_context_of_its_own(self, make: Make) -> None:
         pool, heard, runs = make(1), Heard(), [task("own") for _ in range(10)]
-        await pool.start(heard)
-
-        for run in runs:
-            pool.submit(run)
-        await heard.ends(*runs)
-        await pool.stop(5)
+        await run_all(pool, heard, *runs)
 
         assert set(heard.states(*runs)) == {"nobody"}
 
     @on_loop
     async def test_a_soft_limit_is_raised_at_the_await(self, make: Make) -> None:
         pool, heard, run, other = make(2), Heard(), task("mind 30", soft=0.05), task("mind 0.2")
-        await pool.start(heard)
-
-        pool.submit(run)
-        pool.submit(other)
-        await heard.ends(run, other)
-        await pool.stop(5)
+        await run_all(pool, heard, run, other)
 
         assert heard.states(run, other) == ["soft limit 0.05", "SUCCESS"]
 
@@ -206,11 +196,7 @@ class TestAsyncioPool(PoolContract):
     @on_loop
     async def test_an_executor_that_raises_leaves_an_outcome(self, make: Make) -> None:
         pool, heard, run = make(2), Heard(), task("raises")
-        await pool.start(heard)
-
-        pool.submit(run)
-        await heard.ends(run)
-        await pool.stop(5)
+        await run_all(pool, heard, run)
 
         assert heard.states(run) == ["LOST:ValueError('an executor never raises')"]
 
@@ -263,11 +249,7 @@ class TestAsyncioPool(PoolContract):
     @on_loop
     async def test_a_coroutine_can_wait_for_a_process(self, make: Make) -> None:
         pool, heard, run = make(2), Heard(), task("command 3")
-        await pool.start(heard)
-
-        pool.submit(run)
-        await heard.ends(run)
-        await pool.stop(5)
+        await run_all(pool, heard, run)
 
         assert heard.states(run) == ["3"]
 

@@ -22,7 +22,7 @@ from amqptasks.worker.pools.prefork import PreforkPool
 from amqptasks.worker.pools.threads import ThreadsPool
 
 from .contract import Make, PoolContract, loads
-from .hearing import Heard, on_loop, spec, task, until
+from .hearing import Heard, on_loop, run_all, spec, task, until
 
 PARENT = """
 import asyncio, sys
@@ -84,11 +84,7 @@ class TestPreforkPool(PoolContract):
     ) -> None:
         monkeypatch.setattr(sharing, "LOOK", 3600)
         pool, heard, run = make(1), Heard(), task("sleep 60", hard=0.2)
-        await pool.start(heard)
-
-        pool.submit(run)
-        await heard.ends(run)
-        await pool.stop(5)
+        await run_all(pool, heard, run)
 
         assert heard.losses[run.key][2] is Cause.TIMEOUT
 
@@ -137,12 +133,7 @@ class TestPreforkPool(PoolContract):
     async def test_children_share_the_work(self, make: Make) -> None:
         pool, heard = make(3), Heard()
         runs = [task("sleep 0.005") for _ in range(60)]
-        await pool.start(heard)
-
-        for run in runs:
-            pool.submit(run)
-        await heard.ends(*runs)
-        await pool.stop(5)
+        await run_all(pool, heard, *runs)
 
         pids = list(heard.starts.values())
         assert {pids.count(pid) >= 10 for pid in set(pids)} == {True}
@@ -165,12 +156,7 @@ class TestPreforkPool(PoolContract):
     ) -> None:
         pool, heard = make(1), Heard()
         runs = [task("noop"), task("noop"), task(body), *(task("noop") for _ in range(10))]
-        await pool.start(heard)
-
-        for run in runs:
-            pool.submit(run)
-        await heard.ends(*runs)
-        await pool.stop(5)
+        await run_all(pool, heard, *runs)
 
         assert heard.losses == {runs[2].key: (reason, False, Cause.LOST)}
         assert len(heard.outcomes) == 12
@@ -181,12 +167,7 @@ class TestPreforkPool(PoolContract):
         """The outcome before it, on its way with the next start, is noted and survives."""
         pool, heard = make(1), Heard()
         runs = [*(task("noop") for _ in range(8)), task("unreadable"), *(task("noop") for _ in range(8))]
-        await pool.start(heard)
-
-        for run in runs:
-            pool.submit(run)
-        await heard.ends(*runs)
-        await pool.stop(5)
+        await run_all(pool, heard, *runs)
 
         reason, *_ = heard.losses.pop(runs[8].key)
         assert "before the task started, 5 times" in reason
@@ -262,11 +243,7 @@ class TestPreforkPool(PoolContract):
     @on_loop
     async def test_an_executor_that_raises_is_answered_by_an_obituary(self, make: Make) -> None:
         pool, heard, run = make(1), Heard(), task("raises")
-        await pool.start(heard)
-
-        pool.submit(run)
-        await heard.ends(run)
-        await pool.stop(5)
+        await run_all(pool, heard, run)
 
         assert heard.states(run) == ["LOST:ValueError('an executor never raises')"]
 
@@ -276,12 +253,7 @@ class TestPreforkPool(PoolContract):
     async def test_the_soft_limit_is_raised_inside_the_task(self, make: Make) -> None:
         pool, heard = make(1), Heard()
         long, short = task("patient 10", soft=0.1), task("patient 0.2", soft=30)
-        await pool.start(heard)
-
-        pool.submit(long)
-        pool.submit(short)
-        await heard.ends(long, short)
-        await pool.stop(5)
+        await run_all(pool, heard, long, short)
 
         assert heard.states(long, short) == ["soft limit 0.1", "SUCCESS"]
 
@@ -370,12 +342,7 @@ class TestPreforkPool(PoolContract):
     async def test_a_child_is_replaced_after_its_number_of_tasks(self, make: Make) -> None:
         pool, heard = make(1, max_tasks_per_child=3), Heard()
         runs = [task("pid") for _ in range(10)]
-        await pool.start(heard)
-
-        for run in runs:
-            pool.submit(run)
-        await heard.ends(*runs)
-        await pool.stop(5)
+        await run_all(pool, heard, *runs)
 
         pids = heard.states(*runs)
         assert [len(set(pids[at : at + 3])) for at in range(0, 10, 3)] == [1, 1, 1, 1]
@@ -386,12 +353,7 @@ class TestPreforkPool(PoolContract):
     async def test_a_child_is_replaced_after_a_task_that_takes_too_much_memory(self, make: Make) -> None:
         pool, heard = make(1, max_memory_per_child=150_000), Heard()
         runs = [task("pid"), task("pid"), task("hog 200"), task("pid"), task("pid")]
-        await pool.start(heard)
-
-        for run in runs:
-            pool.submit(run)
-        await heard.ends(*runs)
-        await pool.stop(5)
+        await run_all(pool, heard, *runs)
 
         before, same, hog, after, later = heard.states(*runs)
         assert before == same == hog
@@ -566,12 +528,7 @@ class TestPreforkPool(PoolContract):
         pool = PreforkPool(spec(worker_concurrency=3, worker_max_tasks_per_child=1))
         heard = Heard()
         runs = [task("pid") for _ in range(4)]
-        await pool.start(heard)
-
-        for run in runs:
-            pool.submit(run)
-        await heard.ends(*runs)
-        await pool.stop(5)
+        await run_all(pool, heard, *runs)
 
         assert pool.size == 3
         assert len(set(heard.states(*runs))) == 4
@@ -625,11 +582,7 @@ class TestPreforkPool(PoolContract):
     @on_loop
     async def test_what_a_task_forks_can_be_terminated(self, make: Make) -> None:
         pool, heard, run = make(1), Heard(), task("spawn")
-        await pool.start(heard)
-
-        pool.submit(run)
-        await heard.ends(run)
-        await pool.stop(5)
+        await run_all(pool, heard, run)
 
         assert heard.states(run) == ["-15"]
 

@@ -13,7 +13,7 @@ from amqptasks.worker.pools.solo import SoloPool
 
 from .contract import Make, PoolContract, loads
 from .fake_app import load
-from .hearing import Heard, on_loop, spec, task
+from .hearing import Heard, on_loop, run_all, spec, task
 
 
 class TestSoloPool(PoolContract):
@@ -24,11 +24,7 @@ class TestSoloPool(PoolContract):
     @on_loop
     async def test_tasks_run_in_this_process(self, make: Make) -> None:
         pool, heard, run = make(1), Heard(), task("pid")
-        await pool.start(heard)
-
-        pool.submit(run)
-        await heard.ends(run)
-        await pool.stop(5)
+        await run_all(pool, heard, run)
 
         assert heard.states(run) == [str(os.getpid())]
 

@@ -49,7 +49,9 @@ runs = st.builds(
     seconds,
     seconds,
 )
-outcomes = st.builds(Outcome, st.sampled_from(Verdict), parcels, st.text(max_size=60))
+outcomes = st.builds(
+    Outcome, st.sampled_from(Verdict), parcels, st.text(max_size=60), st.binary(max_size=300)
+)
 
 
 @given(runs)
@@ -64,14 +66,16 @@ def test_a_run_comes_out_as_it_went_in(run: Run) -> None:
 def test_an_end_comes_out_as_it_went_in(key: int, outcome: Outcome, at: float) -> None:
     data = wire.encode_finished(key, outcome, at)
 
-    assert wire.decode_report(data) == (wire.FINISHED, (key, outcome, at), None)
+    told = wire.TOLD if outcome.event else 0
+    assert wire.decode_report(data) == (wire.FINISHED | told, (key, outcome, at), None)
 
 
 @given(numbers, outcomes, times)
 def test_a_child_may_retire_with_its_last_outcome(key: int, outcome: Outcome, at: float) -> None:
     data = wire.encode_finished(key, outcome, at, wire.RETIRING)
 
-    assert wire.decode_report(data) == (wire.FINISHED | wire.RETIRING, (key, outcome, at), None)
+    told = wire.TOLD if outcome.event else 0
+    assert wire.decode_report(data) == (wire.FINISHED | wire.RETIRING | told, (key, outcome, at), None)
 
 
 @given(numbers, parcels, times)

@@ -1,0 +1,120 @@
+"""`--pidfile`, `--logfile`, `--uid`, `--gid`: whose the process and its files are. Forks, since a process cannot go back."""
+
+import json
+import os
+import pwd
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amqptasks.cli.daemon import Daemon, claim, read_pid, release
+
+AS_ROOT = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root may become another user: run the tests as root"
+)
+NOBODY = pwd.getpwnam("nobody")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One that every user can look into, which pytest's own is not."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def in_a_process(function: Callable[[], Any]) -> Any:
+    """What `function` returns in a forked process, as JSON."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            answer = function()
+        except BaseException:
+            answer = traceback.format_exc()
+        os.write(writing, json.dumps(answer).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        answer = json.loads(pipe.read())
+    os.waitpid(pid, 0)
+    return answer
+
+
+def owners(folder: Path) -> dict[str, list[int]]:
+    return {
+        str(path.relative_to(folder)): [path.stat().st_uid, path.stat().st_gid] for path in folder.rglob("*")
+    }
+
+
+@AS_ROOT
+def test_process_files_and_the_folders_made_for_them_belong_to_the_user(folder: Path) -> None:
+    daemon = Daemon(pidfile=f"{folder}/run/%n.pid", uid="nobody")
+
+    def become() -> Any:
+        with daemon.entered("w1@here", f"{folder}/log/deep/%n.log"):
+            Path(f"{folder}/log/deep/w1.log").open("a").close()
+            return [os.getresuid(), os.getresgid(), os.getgroups(), os.environ["HOME"], owners(folder)]
+
+    users, groups, more, home, made = in_a_process(become)
+
+    whose = [NOBODY.pw_uid, NOBODY.pw_gid]
+    assert users == [NOBODY.pw_uid] * 3
+    assert groups == [NOBODY.pw_gid] * 3
+    assert 0 not in more
+    assert home == NOBODY.pw_dir
+    assert made == dict.fromkeys(["run", "run/w1.pid", "log", "log/deep", "log/deep/w1.log"], whose)
+    assert not (folder / "run" / "w1.pid").exists(), "deleted at the end"
+
+
+@AS_ROOT
+def test_a_group_alone_keeps_the_user(folder: Path) -> None:
+    daemon = Daemon(pidfile=f"{folder}/%n.pid", gid=str(NOBODY.pw_gid))
+
+    def become() -> Any:
+        with daemon.entered("w1@here", None):
+            return [os.geteuid(), os.getegid(), os.getgroups(), owners(folder)]
+
+    group = NOBODY.pw_gid
+    assert in_a_process(become) == [0, group, [group], {"w1.pid": [0, group]}]
+
+
+@AS_ROOT
+def test_in_a_folder_of_roots_the_pid_file_is_emptied_and_the_same_process_may_start_again(
+    folder: Path,
+) -> None:
+    daemon = Daemon(pidfile=f"{folder}/w1.pid", uid="nobody")
+
+    def twice() -> Any:
+        with daemon.entered("w1@here", None):
+            with daemon.entered("w1@here", None):  # as after SIGHUP, when it is nobody already
+                within = (folder / "w1.pid").read_text().strip()
+            return [within, str(os.getpid())]
+
+    within, pid = in_a_process(twice)
+
+    assert within == pid
+    assert (folder / "w1.pid").read_text() == ""
+
+
+@pytest.mark.parametrize(("uid", "gid"), [("nosuchuser", None), (None, "nosuchgroup")])
+def test_who_is_not_there_is_said(folder: Path, uid: str | None, gid: str | None) -> None:
+    def become() -> Any:
+        with Daemon(uid=uid, gid=gid).entered("w1@here", None):
+            return "became it"
+
+    assert f"there is no user {uid} or group {gid}" in in_a_process(become)
+
+
+def test_a_pid_file_of_another_process_is_left_alone(folder: Path) -> None:
+    path = folder / "w.pid"
+    claim(path)
+    path.write_text("1\n")
+
+    release(path)
+
+    assert read_pid(path) == 1
