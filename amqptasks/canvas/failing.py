@@ -63,12 +63,16 @@ def fail(app: Client, sig: Signature, error: BaseException, parent_id: str | Non
 
 
 def _ask_why(app: Client, refused: PublishError) -> None:
-    """Have it asked why parts found no queue. Raises what it is given if it is of anything else."""
+    """Have it asked why parts found no queue. Raises what it is given if that may be over when it is tried again;
+    an errback that has nowhere to go is given up."""
     found = [codec.pack(each) for each in refused.envelopes]
-    if not found or any(each.fate != "part" for each in found):
-        raise refused
+    late = [each for each in found if each.fate == "part"]
+    if len(late) < len(found):
+        if not hopeless(refused):
+            raise refused
+        logger.error("errbacks could not be sent: %s", refused)
     to = Address(parts.INTERNAL, parts.internal_key(app.conf))
-    app.connection.publish([late_parts.call(each, to) for each in found])
+    app.connection.publish([late_parts.call(each, to) for each in late])
 
 
 def _next(sig: Signature) -> list[Signature]:
@@ -177,8 +181,18 @@ def call_errbacks(
             except Exception:
                 logger.exception("errback %s raised; the task's outcome is not changed by it", call.task)
         else:
-            call.apply_async((request.id,), add_to_parent=False)
+            _send(call, request.id)
     return counts
+
+
+def _send(errback: Signature, task_id: str | None) -> None:
+    """Send an errback; what is wrong with it itself is logged, and keeps nobody from hearing of the failure."""
+    try:
+        errback.apply_async((task_id,), add_to_parent=False)
+    except Exception as error:
+        if not hopeless(error):
+            raise
+        logger.exception("errback %s could not be called", errback.task)
 
 
 def leave(app: Client, linked: Mapping[str, Any], request: Request, state: str, value: Any) -> Envelope:

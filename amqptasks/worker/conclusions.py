@@ -168,20 +168,16 @@ class Conclusions:
         return Outcome(publish=self._packed([replace(envelope, fate="dead")]))
 
     def unwritten(self, task: Task[..., Any], delivery: Delivery, error: Exception) -> Outcome:
-        """The last resort: the message, with what went wrong on it, in its dead-letter queue.
+        """The last resort: the message, with what went wrong on it, in its dead-letter queue; and FAILURE by message.
 
         For want of a store it goes back instead, if the task is late-acknowledged: it may run again.
         """
         if isinstance(error, StoreUnavailable) and self._of(task).acks_late:
             return Outcome(Verdict.REQUEUE)
-        dead = deadletters.refused(
-            delivery,
-            self._dead,
-            reason="outcome",
-            error=f"{type(error).__name__}: {error}",
-            node=self._node,
-        )
-        return Outcome(publish=(dead,), state=states.FAILURE)
+        said = f"{type(error).__name__}: {error}"
+        dead = deadletters.refused(delivery, self._dead, reason="outcome", error=said, node=self._node)
+        told = () if self._app.backend.stores else self._packed(self._tell_sender(delivery, error))
+        return Outcome(publish=(dead, *told), state=states.FAILURE)
 
     def obituary(self, run: Run, task: Task[..., Any], request: Request) -> Outcome:
         """What follows when a run ended from outside: expired, revoked, its child killed or lost, or not due yet."""

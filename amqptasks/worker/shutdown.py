@@ -18,6 +18,9 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
+LOOK = 0.25
+"""Seconds between two looks at whether a stopping worker is left without its broker."""
+
 
 class Phase(enum.IntEnum):
     """Only ever grows."""
@@ -76,3 +79,13 @@ class Shutdown:
         while self.phase < phase:
             self.changed.clear()
             await self.changed.wait()
+
+
+async def abandoned(nothing_runs: Callable[[], bool], connected: Callable[[], bool], patience: float) -> None:
+    """Return once nothing has run, and there has been no broker, for `patience` seconds on end."""
+    loop = asyncio.get_running_loop()
+    since = loop.time()
+    while loop.time() - since < patience:
+        if connected() or not nothing_runs():
+            since = loop.time()
+        await asyncio.sleep(min(LOOK, patience / 4))

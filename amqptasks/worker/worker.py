@@ -34,7 +34,7 @@ from amqptasks.worker.pools.base import Pool
 from amqptasks.worker.pools.opening import open_pool
 from amqptasks.worker.prefetch import Prefetch
 from amqptasks.worker.rates import per_second
-from amqptasks.worker.shutdown import Phase, Shutdown
+from amqptasks.worker.shutdown import Phase, Shutdown, abandoned
 from amqptasks.worker.station import Station
 from amqptasks.worker.vitals import Vitals
 
@@ -44,6 +44,8 @@ WARM_EXIT, COLD_EXIT = 0, 1
 ROLES = {"read": "consuming", "write": "publishing"}
 LAST_CONFIRMS = 10.0
 """Seconds to wait for the confirms of what a stopping worker has published."""
+OUTAGE = 30.0
+"""Seconds that a stopping worker which has run everything waits for a broker that is away: most restarts take less."""
 
 
 class Worker:
@@ -182,17 +184,34 @@ class Worker:
         self.dispatch.give_back()
         finishing = asyncio.create_task(self.dispatch.settled())
         colder = asyncio.create_task(self.shutdown.reached(Phase.COLD))
-        await asyncio.wait({finishing, colder}, return_when=asyncio.FIRST_COMPLETED)
+        alone = asyncio.create_task(self._left_alone())
+        await asyncio.wait({finishing, colder, alone}, return_when=asyncio.FIRST_COMPLETED)
         code = WARM_EXIT
         if not finishing.done():
             code = COLD_EXIT
-            await self._end_what_runs(manifest, finishing)
-        colder.cancel()
-        finishing.cancel()
+            if not alone.done():
+                await self._end_what_runs(manifest, finishing)
+        for waiting in (colder, finishing, alone):
+            waiting.cancel()
         await self.pool.stop(manifest.settings["worker_proc_alive_timeout"])
         self.events.go_offline()
         await self.publisher.drain(LAST_CONFIRMS)
         return code
+
+    async def _left_alone(self) -> None:
+        """Return when there is no broker any more that could take what became of the runs, which have all ended."""
+        publisher = self.publisher
+        await abandoned(
+            lambda: not self.pool.running,
+            lambda: publisher.link is not None and not publisher.blocked,
+            OUTAGE,
+        )
+        logger.error(
+            "the broker has been away for %g seconds since the last task ended; the worker ends, and what became of "
+            "%d tasks is not published: of these the late-acknowledged ones will run again",
+            OUTAGE,
+            self.dispatch.in_flight,
+        )
 
     async def _end_what_runs(self, manifest: Manifest, finishing: asyncio.Task[None]) -> None:
         """Cold: a grace period, then the children that run tasks are killed; late-acknowledged tasks go back."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from amqptasks import App, chord
+from amqptasks.canvas import failing
 from amqptasks.errors import ChordError, TooLarge
 from tests.working import Work
 
@@ -98,3 +99,21 @@ def test_a_part_over_the_limit_does_not_stall_its_chord(
     with pytest.raises(ChordError, match=r"failed with ValueError"):
         result.get(timeout=1)
     assert largest(work) <= LIMIT
+
+
+def test_who_waits_is_told_when_what_follows_a_failure_cannot_be_written(
+    app: App, fails: Any, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message is a dead letter then; nobody else would say so to its caller."""
+
+    def broken(*args: Any) -> None:
+        raise RuntimeError("errbacks are broken")
+
+    monkeypatch.setattr(failing, "call_errbacks", broken)
+    result = fails.apply_async((1,), link_error=[fails.s()])
+    work()
+
+    with pytest.raises(RuntimeError, match="errbacks are broken"):
+        result.get(timeout=1)
+    [dead] = [each for each in work.outcomes[-1].publish if each.exchange == "amqptasks.dead"]
+    assert dead.routing_key == "amqptasks"
