@@ -2,17 +2,19 @@
 
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from amqptasks import chord, group
 from amqptasks.canvas import parts
 from amqptasks.errors import ChordError, NotFound
 from integration.apps.canvas_tasks import app
 from integration.support import WorkerProcess, wait_until
-from tests.support.canvases import Tree, built, expected, seen, trees
+from tests.support.canvases import Failure, Tree, built, collected, expected, flat, seen, trees
 
 LONGEST = 30.0
 SOME = settings(
@@ -24,13 +26,26 @@ SOME = settings(
 
 
 @pytest.fixture(scope="module")
-def running(broker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+def errors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the errback `tree.note` leaves the ids that it was called with."""
+    path = tmp_path_factory.mktemp("errors") / "ids"
+    path.touch()
+    return path
+
+
+@pytest.fixture(scope="module")
+def running(
+    broker_url: str, errors: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WorkerProcess]:
     """A worker of the trees' tasks; this process's app is its client."""
     log = tmp_path_factory.mktemp("canvas") / "worker.log"
     before = app.conf.broker_url
     app.conf.broker_url = broker_url
     app.set_current()
-    with WorkerProcess("integration.apps.canvas_tasks", "-c", "2", log=log, broker_url=broker_url) as worker:
+    env = {"CANVAS_ERRORS": str(errors)}
+    with WorkerProcess(
+        "integration.apps.canvas_tasks", "-c", "2", log=log, broker_url=broker_url, env=env
+    ) as worker:
         yield worker
         app.close()
     app.conf.broker_url = before
@@ -50,6 +65,25 @@ def test_a_failing_canvas_fails_as_specified(running: WorkerProcess, tree: Tree)
     result = built(app, tree).apply_async()
 
     assert seen(result.get(timeout=LONGEST, propagate=False)) == expected(tree)
+
+
+@settings(SOME, max_examples=20)
+@given(members=st.lists(trees(3, failing=True), min_size=1, max_size=3))
+def test_a_header_s_states_and_the_body_s_errbacks_are_as_specified(
+    running: WorkerProcess, errors: Path, members: list[Tree]
+) -> None:
+    """The members' own outcomes, whatever becomes of the body; one call of its errback, if one failed."""
+    body = app.tasks["tree.hash"].s().on_error(app.tasks["tree.note"].s())
+
+    result = chord([built(app, member) for member in members], body).apply_async()
+    value = seen(result.get(timeout=LONGEST, propagate=False))
+
+    states = [collected(member) for member in flat(members)]
+    failed = any(isinstance(state, Failure) for state in states)
+    assert seen(result.parent.get(timeout=LONGEST, propagate=False)) == states
+    assert isinstance(value, Failure) == failed
+    wait_until(lambda: result.id in errors.read_text() or not failed, 10, "the errback was called")
+    assert errors.read_text().split().count(result.id) == failed
 
 
 def leaf(*args: int) -> Any:

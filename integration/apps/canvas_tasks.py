@@ -11,6 +11,14 @@ from tests.support.canvases import register
 app = App("canvas")
 register(app)
 
+
+@app.task(name="tree.note")
+def note(request: Any, exc: Any, traceback: Any) -> None:
+    """Write whose failure this errback was told of."""
+    with open(os.environ["CANVAS_ERRORS"], "ab", buffering=0) as file:
+        file.write(f"{request.id}\n".encode())
+
+
 effects = Effects(os.environ.get("FAULT_EFFECTS", os.devnull))
 
 
