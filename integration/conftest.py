@@ -1,6 +1,7 @@
 """One private RabbitMQ for the run, one vhost for a module."""
 
 import itertools
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,16 @@ hypothesis.settings.load_profile("shared machine")
 
 P = TypeVar("P", WorkerProcess, CeleryWorker)
 _numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """On CI what is missing is installed before the first test, whose time is bounded, and once for all processes."""
+    if os.environ.get("CI") and not hasattr(config, "workerinput"):
+        from integration.support import browser, stores  # an import that other runs need not pay
+
+        for kind in (stores.Redis, stores.PostgreSQL, stores.MariaDB):
+            kind.missing()
+        browser.missing()
 
 
 @pytest.fixture(scope="session")

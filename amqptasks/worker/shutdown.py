@@ -18,6 +18,8 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
+HEARD = 0.02
+"""Seconds after which the parent has surely heard of a run that has begun: it looks every five milliseconds."""
 LOOK = 0.25
 """Seconds between two looks at whether a stopping worker is left without its broker."""
 
@@ -45,7 +47,7 @@ class Shutdown:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
             loop.add_signal_handler(number, self.on_signal, number)
-        loop.add_signal_handler(signal.SIGUSR1, dump_stacks)
+        loop.add_signal_handler(signal.SIGUSR1, loop.call_later, HEARD, dump_stacks)
 
     def on_signal(self, number: signal.Signals) -> None:
         if number is signal.SIGHUP and self.phase is Phase.RUNNING:

@@ -5,8 +5,6 @@ Chromium is installed by the package manager where it is missing, as `stores` do
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from integration.support.packages import install
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 PACKAGE = "chromium"
@@ -44,16 +44,7 @@ def installed() -> str:
 
 def missing() -> str:
     """Why there is no browser here; empty when it is there, or could be installed."""
-    if installed():
-        return ""
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        return f"{PACKAGE} is not installed, and only root may install it"
-    install = ["apt-get", "install", "-y", "--no-install-recommends", PACKAGE]
-    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update"], install):
-        print(f"browser: {PACKAGE} is not installed; running: {' '.join(command)}", file=sys.stderr)
-        subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
-    return "" if installed() else f"{PACKAGE} could not be installed"
+    return install(PACKAGE, lambda: bool(installed()))
 
 
 def started() -> Iterator[Browser]:

@@ -10,13 +10,13 @@ import secrets
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from broker import FOLDER, free_ports  # scripts/ is on the path, by conftest
 
+from .packages import install
 from .processes import Process
 from .waiting import wait_until
 
@@ -95,17 +95,7 @@ class Store:
     @classmethod
     def missing(cls) -> str:
         """Why it cannot be had here; empty when it is there, or could be installed."""
-        if all(map(cls.find, cls.programs)):
-            return ""
-        if os.geteuid() != 0 or not shutil.which("apt-get"):
-            return f"{cls.package} is not installed, and only root may install it"
-        install = ["apt-get", "install", "-y", "--no-install-recommends", cls.package]
-        # RUNLEVEL=1 keeps Debian's maintainer script from starting the system's server: ours is private.
-        env = os.environ | {"RUNLEVEL": "1", "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["apt-get", "update"], install):
-            print(f"stores: {cls.package} is not installed; running: {' '.join(command)}", file=sys.stderr)
-            subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
-        return "" if all(map(cls.find, cls.programs)) else f"{cls.package} could not be installed"
+        return install(cls.package, lambda: all(map(cls.find, cls.programs)))
 
     def answers(self) -> bool:
         """Whether it serves by now."""
