@@ -206,7 +206,7 @@ def test_tasks_are_filtered_sorted_and_cut(flower: Flower, watched: Watched) -> 
     newest = ids(workername=SECOND, taskname=f"{APP}.add", sort_by="-received", limit=3)
     assert newest == [call.id for call in reversed(calls)]
     assert ids(search="state:FAILURE", limit=1, taskname=f"{APP}.add") == []
-    assert ids(search="102") == [calls[1].id]
+    assert ids(search="args:102") == [calls[1].id], "a bare word is looked for in the ids too"
     failed = watched.send("fail", "listed")
     flower.task(failed.id, "FAILURE")
     assert failed.id in ids(state="FAILURE")
