@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,6 @@ import orjson
 
 from amqptasks.amqp import TRANSIENT, Address, Binding, Entity, Envelope, Exchange, Properties, Queue
 from amqptasks.errors import InvalidMessage
-from amqptasks.pidbox import Clock
-
-Happened = tuple[float, str, bytes]
-"""What happened to a call: when (seconds since the epoch), its id, and the rest of the event: JSON without brackets."""
 
 
 def utcoffset() -> float:
@@ -41,37 +37,6 @@ class Stamp:
             "utcoffset": utcoffset(),
             **fields,
         }
-
-
-def batch(happened: Iterable[Happened], stamp: Stamp, clock: Clock) -> bytes:
-    """Return the body of a message of many task events. A busy worker sends fifty thousand a second: only what
-    differs between them is written anew."""
-    who = {"hostname": stamp.hostname, "pid": stamp.pid, "utcoffset": utcoffset()}
-    common = encoded(who)[1:-1].replace(b"%", b"%%")
-    event = b'"timestamp":%b,"clock":%d,"uuid":%b,' + common + b",%b"
-    number, events = clock.value, []
-    for at, call, told in happened:
-        number += 1
-        events.append(event % (orjson.dumps(at), number, encoded(call), told))
-    clock.value = number
-    return b"[{" + b"},{".join(events) + b"}]"
-
-
-def received(fields: Mapping[str, Any], root_id: Any, parent_id: Any, args: Any, kwargs: Any) -> bytes:
-    """Return what the event of a call tells that was received; `fields` are the headers that admission reads."""
-    get = fields.get
-    told = {
-        "type": "task-received",
-        "name": get("task"),
-        "args": args,
-        "kwargs": kwargs,
-        "root_id": root_id,
-        "parent_id": parent_id,
-        "retries": get("retries", 0),
-        "eta": get("eta"),
-        "expires": get("expires"),
-    }
-    return encoded(told)[1:-1]
 
 
 def exchange(settings: Mapping[str, Any]) -> Exchange:

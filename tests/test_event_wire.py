@@ -1,6 +1,5 @@
-"""The bytes of events: every one JSON, whatever is in it, and each its own."""
+"""Events on the wire: where they go, how they are read, what a monitor declares."""
 
-import json
 import time
 from typing import Any
 
@@ -9,57 +8,9 @@ import pytest
 from amqptasks import App, event_wire, pidbox, revokes
 from amqptasks.amqp import Address, Binding, Envelope, Exchange, Properties, Queue
 from amqptasks.errors import InvalidMessage
-from amqptasks.pidbox import Clock
 from tests.support.pages import ROOT
 
-STAMP = event_wire.Stamp('50%s "odd"@host', 7)
 SETTINGS = {"event_exchange": "celeryev"}
-
-
-def received(more: dict[str, Any] | None = None, args: str = "(1,)") -> bytes:
-    fields = {"task": "add", "id": "a", "retries": 0} | (more or {})
-    return event_wire.received(fields, "a", None, args, "{}")
-
-
-def batched(*happened: event_wire.Happened, clock: Clock | None = None) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = json.loads(event_wire.batch(happened, STAMP, clock or Clock()))
-    return told
-
-
-def test_a_batch_is_a_list_of_whole_events() -> None:
-    came, started = batched((1.5, "a", received()), (2.5, "a", b'"type":"task-started"'))
-
-    common = {"hostname": STAMP.hostname, "pid": 7, "utcoffset": event_wire.utcoffset(), "uuid": "a"}
-    assert started == common | {"type": "task-started", "timestamp": 2.5, "clock": 2}
-    assert came == common | {
-        "type": "task-received", "timestamp": 1.5, "clock": 1, "name": "add", "args": "(1,)", "kwargs": "{}",
-        "root_id": "a", "parent_id": None, "retries": 0, "eta": None, "expires": None,
-    }  # fmt: skip
-
-
-def test_every_event_has_a_clock_of_its_own_and_the_next_message_goes_on() -> None:
-    clock = Clock()
-    clock.adjust(40)
-
-    told = batched(*[(1.0, str(number), b'"type":"task-started"') for number in range(3)], clock=clock)
-
-    assert [event["clock"] for event in told] == [42, 43, 44]
-    assert clock.forward() == 45
-
-
-@pytest.mark.parametrize(
-    "text", ['quo"te', "back\\slash", "100 %b %d", "line\nbreak", "\u00e4\U0001f600", "\ud800 alone"]
-)
-def test_any_text_is_told_as_it_is(text: str) -> None:
-    came, started = batched((1.0, text, received(args=text)), (1.0, text, b'"type":"t"'))
-
-    assert (came["uuid"], came["args"], started["uuid"]) == (text, text, text)
-
-
-def test_what_json_has_no_word_for_is_told_as_its_repr() -> None:
-    (came,) = batched((1.0, "a", received({"eta": b"\xff", "expires": 1 << 70})))
-
-    assert (came["eta"], came["expires"]) == ("b'\\xff'", 1 << 70)
 
 
 def test_an_event_goes_to_nobody_in_particular_and_is_not_kept() -> None:

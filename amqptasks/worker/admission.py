@@ -5,7 +5,7 @@ The parent decodes six headers and never a body; whatever needs the body is left
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -110,9 +110,6 @@ def fields_of(delivery: Delivery) -> Mapping[str, Any]:
 
 def watched_of(delivery: Delivery) -> tuple[Any, Any, Any, Any]:
     """What an event tells of a call besides: root_id, parent_id, argsrepr, kwargsrepr."""
-    known = plain.peek_on(delivery.header)
-    if known is not None:
-        return known
     found = _selected(delivery, WATCHED)
     return tuple(map(found.get, WATCHED))  # type: ignore[return-value]
 
@@ -132,7 +129,7 @@ def may_be_there_twice(delivery: Delivery) -> bool:
     return OURS_BYTES in header and (JOINED_BYTES in header or SCHEDULED_BYTES in header)
 
 
-def identity_of(delivery: Delivery, fields: Mapping[str, Any]) -> Hashable:
+def identity_of(delivery: Delivery, fields: Mapping[str, Any]) -> tuple[Any, ...] | None:
     """What a redelivery shares with no other message; None without an id, so that nothing is taken for a double.
 
     The same call comes anew, and is to run, after a crash, or replayed from the dead letters (by the default exchange,

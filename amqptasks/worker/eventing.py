@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -21,8 +21,8 @@ from amqptasks.pidbox import Clock
 from amqptasks.transport import codec
 from amqptasks.transport.base import Link
 from amqptasks.transport.publisher import Publisher
-from amqptasks.worker.admission import watched_of
 from amqptasks.worker.dispatch import Dispatch
+from amqptasks.worker.event_batch import batch
 from amqptasks.worker.flight import Flight
 
 logger = logging.getLogger(__name__)
@@ -91,14 +91,14 @@ class Events:
             gathered += (time.time(), fields, delivery)
 
     def started(self, flight: Flight) -> None:
-        if uuid := flight.task_id:
+        if flight.identity is not None:
             gathered = self._gathered or self._begin()
-            gathered += (time.time(), uuid, STARTED)
+            gathered += (time.time(), flight.identity[0], STARTED)
 
     def finished(self, flight: Flight, event: bytes) -> None:
-        if uuid := flight.task_id:
+        if flight.identity is not None:
             gathered = self._gathered or self._begin()
-            gathered += (time.time(), uuid, event)
+            gathered += (time.time(), flight.identity[0], event)
             # Another worker may have a retry at once, and its events must not come before this one.
             if len(gathered) >= FULL or event.startswith(RETRIED):
                 self.flush()
@@ -123,7 +123,8 @@ class Events:
         if self._under_way >= UNDER_WAY or publisher.blocked or publisher.link is None:
             self.dropped += count
             return
-        body = event_wire.batch(_happened(gathered), self._stamp, self._clock)
+        # All at once it costs half as much as in between.
+        body = batch(gathered, self._stamp, self._clock)
         parcel = codec.pack(event_wire.envelope("task.multi", body, self._stamp.hostname, self._settings))
         self._under_way += 1
         publisher.post(parcel, partial(self._gone, count), asyncio.get_running_loop().time() + 10.0)
@@ -173,16 +174,6 @@ class Events:
         while True:
             await asyncio.sleep(INTERVAL)
             self.beat()
-
-
-def _happened(gathered: Iterable[Any]) -> Iterator[event_wire.Happened]:
-    """The rest of the work for what was gathered: all at once it costs half as much as in between."""
-    each = iter(gathered)
-    for at, call, told in zip(each, each, each, strict=True):
-        if type(told) is bytes:
-            yield at, call, told
-        else:
-            yield at, call["id"], event_wire.received(call, *watched_of(told))
 
 
 def _ignore(_error: TransportError | None) -> None:

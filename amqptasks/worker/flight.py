@@ -30,8 +30,8 @@ class Flight:
     options: TaskOptions
     since: float
     """Loop time of its arrival."""
-    identity: Hashable = None
-    """What tells a redelivery from another message; None: nothing does."""
+    identity: tuple[Any, ...] | None = None
+    """The id, and what else tells a redelivery from another message; None: nothing does."""
     started: bool = False
     pid: int = 0
     """Of the process that runs it, once it has started."""
@@ -53,8 +53,7 @@ class Flight:
     @property
     def task_id(self) -> str:
         """Empty for what is no call in protocol 2."""
-        identity = self.identity
-        return str(identity[0]) if isinstance(identity, tuple) else ""
+        return str(self.identity[0]) if self.identity else ""
 
 
 class Watched(Protocol):

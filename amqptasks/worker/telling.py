@@ -9,6 +9,8 @@ import signal
 import traceback as tracebacks
 from typing import Any
 
+import orjson
+
 from amqptasks import states
 from amqptasks.errors import Reject, Retry
 from amqptasks.event_wire import encoded
@@ -21,7 +23,7 @@ SUCCEEDED = b'"type":"task-succeeded","result":%b,"runtime":%b'
 def ended(outcome: Outcome, state: str, value: Any, runtime: float) -> Outcome:
     """Return the outcome of a run that has ended by itself, with its event; an ignored one has none."""
     if state == states.SUCCESS:
-        event = SUCCEEDED % (encoded(shown(value)), encoded(runtime))
+        event = SUCCEEDED % (encoded(shown(value)), orjson.dumps(runtime))
         return Outcome(outcome.verdict, outcome.publish, outcome.state, event)
     if state == states.RETRY:
         cause = value.exc if isinstance(value, Retry) and value.exc is not None else value

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,10 +17,11 @@ from amqptasks.protocol import TaskMessage
 from amqptasks.request import Request
 from amqptasks.serialization import accept_set
 from amqptasks.transport import codec, plain
-from amqptasks.worker.admission import KEYS, WATCHED
+from amqptasks.worker.admission import KEYS
 
 TO = Address("amqptasks", "mail")
 JSON = accept_set(["json"])
+QUOTED = ("id", "task", "root_id", "parent_id", "argsrepr", "kwargsrepr")
 
 SAID = (
     *(
@@ -167,27 +169,33 @@ def test_what_the_parent_peeks_at_are_the_headers_that_it_would_select(message: 
 
 
 @given(messages(), st.data())
-def test_what_it_peeks_on_at_is_what_would_be_selected(message: TaskMessage, data: st.DataObject) -> None:
+def test_what_is_quoted_is_what_would_be_selected(message: TaskMessage, data: st.DataObject) -> None:
     try:
         header = otherwise(packed(message).header, data)
     except EncodeError:
         return
-    mine = plain.peek_on(header)
+    mine = plain.quoted(header)
     if mine is not None:
-        theirs = codec.select(header, WATCHED)
-        assert mine == tuple(map(theirs.get, WATCHED))
+        theirs = codec.select(header, QUOTED)
+        texts = tuple(theirs.get(key) for key in QUOTED)
+        assert mine == tuple(None if text is None else orjson.dumps(text)[1:-1] for text in texts)
 
 
 @pytest.mark.parametrize("parent", [None, "p"])
-def test_of_a_plain_call_it_peeks_on_at_what_an_event_tells(parent: str | None) -> None:
-    message = TaskMessage(
-        id="a", task="add", root_id="r", parent_id=parent, argsrepr="(1,)", kwargsrepr="{}", origin="o"
-    )
+def test_of_a_plain_call_it_quotes_what_an_event_tells(parent: str | None) -> None:
+    message = call(root_id="r", parent_id=parent, argsrepr="(1,)", kwargsrepr="{}")
     header = packed(message).header
 
-    assert plain.peek_on(header) == ("r", parent, "(1,)", "{}")
+    own = (b"an-id", b"shop.bill", b"r", parent and parent.encode(), b"(1,)", b"{}")
+    assert plain.quoted(header) == own
     for end in range(header.index(b"root_id"), header.index(b"origin")):
-        assert plain.peek_on(header[:end]) is None
+        assert plain.quoted(header[:end]) is None
+
+
+@pytest.mark.parametrize("text", ['quo"te', "back\\slash", "line\nbreak", "\u00e4", "\x7f"])
+def test_what_json_may_write_in_another_way_is_not_quoted(text: str) -> None:
+    for place in ("id", "root_id", "parent_id", "argsrepr", "kwargsrepr"):
+        assert plain.quoted(packed(call(**{place: text})).header) is None
 
 
 @given(messages(), st.data())

@@ -28,7 +28,7 @@ PIECES = 32
 """Flag: the size of a message that follows in pieces."""
 
 TOLD = 128
-"""Flag: an event follows the state."""
+"""Flag: an event follows the state; its length before it, unless nothing comes after it."""
 
 BELL = bytes((64,))
 """A message to the parent that only says: look at the journal."""
@@ -145,8 +145,8 @@ def encode_finished(key: int, outcome: Outcome, at: float, flags: int = 0) -> by
     if event:
         flags |= TOLD
     head = _FINISHED.pack(FINISHED | flags, key, outcome.verdict, len(state), len(parcels), at)
-    if not parcels and not event:
-        return head + state
+    if not parcels:
+        return head + state + event
     rest = [head, state]
     if event:
         rest += (_EVENT.pack(len(event)), event)
@@ -175,10 +175,10 @@ def decode_report(data: bytes) -> tuple[int, Finished | None, Started | None]:
             return flags, (key, _plain(verdict, state), at), None
         event = b""
         if flags & TOLD:
-            start = end + _EVENT.size
             if not count:
                 plain = _plain(verdict, state)
-                return flags, (key, Outcome(plain.verdict, (), plain.state, data[start:]), at), None
+                return flags, (key, Outcome(plain.verdict, (), plain.state, data[end:]), at), None
+            start = end + _EVENT.size
             end = start + _EVENT.unpack_from(data, end)[0]
             event = data[start:end]
         parcels = _unpack_parcels(data, end, count)
