@@ -160,7 +160,8 @@ def _secret(path: Path | None, variable: str) -> str:
     try:
         found = path.read_text().partition("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{path} cannot be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise click.UsageError(f"{path} cannot be read: {why}") from None
     if not found:
         raise click.UsageError(f"the first line of {path} is empty; write the secret there")
     return found

@@ -111,6 +111,16 @@ def _id(visit: Visit) -> str:
     return _name(visit, "id", "the call")
 
 
+def _calls(visit: Visit) -> str | tuple[str, ...]:
+    """Return the call of a button of its own, or those that are marked."""
+    ids = tuple(name for name in visit.form.get("id", ()) if name)
+    if not ids:
+        raise BadForm("Nothing is selected: mark some calls first.")
+    if any(len(name) > LONGEST_NAME for name in ids):
+        raise BadForm(f"No id has more than {LONGEST_NAME} characters.")
+    return ids[0] if len(ids) == 1 else ids
+
+
 def _some(visit: Visit) -> str | None:
     """Return the worker that is meant, or None for all of them."""
     return visit.field("node") or None
@@ -189,7 +199,7 @@ def _time_limit(observer: Observer, visit: Visit) -> Sequence[Answer]:
 
 
 ACTIONS = {
-    "revoke": Action("Revoke", lambda observer, visit: observer.revoke(_id(visit))),
+    "revoke": Action("Revoke", lambda observer, visit: observer.revoke(_calls(visit))),
     "terminate": Action(
         "Terminate",
         lambda observer, visit: observer.revoke(_id(visit), terminate=True, signal="SIGTERM"),

@@ -60,6 +60,8 @@ class Entrance:
 
     def logout(self, request: Request) -> Response:
         answer = self.renderer.back(request, "/login" if self.access.has_login else "/")
+        if (session := visit_of(request).session).user:
+            self.sessions.end(session)
         keep(answer.headers, request, "")
         return answer
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from amqptasks.dashboard import charts
 from amqptasks.dashboard.graphs import draw
+from amqptasks.dashboard.guard import visit_of
 from amqptasks.dashboard.rendering import Renderer, address, part
 from amqptasks.dashboard.wording import HELD, STATES
 from amqptasks.errors import AmqptasksError
@@ -145,6 +146,8 @@ class Pages:
             older=older,
             newest=before is None,
             states=STATES,
+            # Of a mixed list few could be marked, and the choice would come and go with every renewal.
+            markable=visit_of(request).may_write and chosen["state"] in HELD,
             names=self.observer.task_names(),
             nodes=[row.node for row in self.observer.workers()],
         )

@@ -1,6 +1,7 @@
 """Who is at the browser: a signed cookie, the token that its forms carry, and how often somebody may guess.
 
-Nothing is kept on the server but the guesses: a cookie is valid because it is signed and young. Pure; knows no HTTP.
+A cookie is valid because it is signed and young; only sessions that were ended before their time are remembered. Pure;
+knows no HTTP.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ GUESSES = 10
 """Wrong passwords that an address may give in a minute."""
 _MINUTE = 60.0
 _ADDRESSES = 1000
+_ENDED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,27 @@ class Session:
 
 
 class Sessions:
-    """Makes and reads cookies with one secret. Processes that share the secret take each other's."""
+    """Makes and reads cookies with one secret. Thread-safe.
+
+    Processes that share the secret take each other's, also of a session that another of them has ended.
+    """
 
     def __init__(self, secret: bytes = b"", clock: Callable[[], float] = time.time) -> None:
         self._secret = hashlib.sha256(secret).digest() if secret else os.urandom(32)
         self._clock = clock
+        self._ended: dict[str, float] = {}
+        self._lock = threading.Lock()
 
     def begin(self, user: str = "") -> Session:
         return Session(os.urandom(16).hex(), user, self._clock() + LIFETIME)
+
+    def end(self, session: Session) -> None:
+        """Take its cookie no more, whoever has a copy; of the latest 10,000 sessions that were ended."""
+        with self._lock:
+            now = self._clock()
+            while self._ended and (len(self._ended) >= _ENDED or next(iter(self._ended.values())) <= now):
+                del self._ended[next(iter(self._ended))]
+            self._ended[session.id] = session.ends
 
     def cookie(self, session: Session) -> str:
         return self.sign("session", f"{session.id}:{session.ends:.0f}:{session.user}")
@@ -50,7 +65,11 @@ class Sessions:
         if text is None:
             return None
         name, ends, user = text.split(":", 2)
-        return Session(name, user, float(ends)) if float(ends) > self._clock() else None
+        return (
+            Session(name, user, float(ends))
+            if float(ends) > self._clock() and name not in self._ended
+            else None
+        )
 
     def form_token(self, session: Session) -> str:
         """Return what every form of this session carries: no other site can know it."""

@@ -142,6 +142,8 @@ class Actions:
             options["destination"] = [node]
         replies = tell(options) or []
         answers = tuple(_answer(name, said) for reply in replies for name, said in reply.items())
+        with self._known.lock:
+            self._known.changed.update(answer.node for answer in answers)
         if not answers and node is not None:
             return (Answer(node=node, ok=False, text=f"{node} did not answer within {REPLY:g} seconds"),)
         return answers
@@ -154,7 +156,8 @@ class Actions:
 
     def dead_letters(self, queue: str | None = None, *, limit: int = 100, offset: int = 0) -> DeadLetterPage:
         """Look at dead letters of a task queue, or of all, the oldest of each first. See `DeadLetters.list`."""
-        wanted = Selection(limit=limit + offset, look=max(10_000, limit + offset))
+        seen = limit + offset + 1  # one more tells that there are more, before the queue's count does
+        wanted = Selection(limit=seen, look=max(10_000, seen))
         try:
             letters = self._letters(queue).list(wanted)
         except NotFound:  # so there are none
@@ -162,7 +165,7 @@ class Actions:
         with self._known.lock:
             total = self._known.depots.dead(queue)
         rows = tuple(_dead(letter) for letter in letters[offset : offset + limit])
-        return DeadLetterPage(rows=rows, offset=offset, total=max(total, offset + len(rows)))
+        return DeadLetterPage(rows=rows, offset=offset, total=max(total, len(letters)))
 
     def dead_letter_body(self, queue: str, task_id: str) -> str:
         """Return the headers and the body of a dead letter as text, shortened; "" when it is not there any more."""

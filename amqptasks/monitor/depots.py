@@ -20,6 +20,8 @@ from amqptasks.topology import DEAD_SUFFIX
 
 MOST = 1000
 """Task queues that are remembered."""
+FIRST = 5.0
+"""Seconds after which a queue is looked for again that has just been found missing; later, after half of that time."""
 SOON = 2.0
 """Seconds after which a missing queue is looked for again that somebody tells of."""
 INTERNAL = re.compile(
@@ -37,8 +39,8 @@ class Depots:
         """`types`: the app's own queues, each with its type."""
         self._types = dict(types)
         self._counts: dict[str, QueueInfo] = {}
-        self._missing: dict[str, float] = {}
-        """Names that the broker does not have, and when it was asked."""
+        self._missing: dict[str, tuple[float, float]] = {}
+        """Names that the broker does not have: since when, and when it was asked."""
         self._hinted: set[str] = set()
         """Names that somebody has told of since."""
 
@@ -57,19 +59,26 @@ class Depots:
     def wanted(self, again: float) -> tuple[list[str], list[str]]:
         """Return the names whose counts are wanted: those that exist, and those that may not.
 
-        What was missing within `again` seconds is left out; within `SOON`, what was told of since.
+        What is missing is left out for a while, at most for `again` seconds; for `SOON`, what was told of since.
         """
-        now, names = time.monotonic(), [LOST]
+        names = [LOST]
         for name in self._types:
             names += [name, f"{name}{DEAD_SUFFIX}"]
         sure, unsure = [], []
         for name in names:
             if name in self._counts:
                 sure.append(name)
-            elif now - self._missing.get(name, -again) >= (SOON if name in self._hinted else again):
+            elif self._may_be_there(name, again):
                 unsure.append(name)
                 self._hinted.discard(name)
         return sure, unsure
+
+    def _may_be_there(self, name: str, again: float) -> bool:
+        if name not in self._missing:
+            return True
+        now, (since, asked) = time.monotonic(), self._missing[name]
+        pause = SOON if name in self._hinted else min(again, max(FIRST, (asked - since) / 2))
+        return now - asked >= pause
 
     def found(self, infos: Iterable[QueueInfo]) -> None:
         for info in infos:
@@ -79,7 +88,8 @@ class Depots:
     def lost(self, name: str) -> None:
         """The broker has no such queue."""
         self._counts.pop(name, None)
-        self._missing[name] = time.monotonic()
+        now = time.monotonic()
+        self._missing[name] = (self._missing[name][0] if name in self._missing else now), now
 
     # --- reads -------------------------------------------------------------------------------------------
 

@@ -33,6 +33,8 @@ class Known:
         self.depots = depots
         self.history = history
         self.told: Callable[[], Told] = Told
+        self.changed: set[str] = set()
+        """Workers that have answered an order, and what they do may differ from what is known."""
         self._broker = broker
         self._product = ""
         self._message = "not connected yet"

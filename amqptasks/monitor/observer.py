@@ -61,7 +61,7 @@ class Observer(Actions):
         brokers = parse(
             settings["broker_read_url"] or settings["broker_url"], settings["broker_use_ssl"] or False
         )
-        types = {queue.name: str(queue.type or "classic") for queue in app.router.select()}
+        types = {queue.name: str(queue.type or "classic") for queue in app.known_queues()}
         known = Known(brokers[0].masked(), events_limit, History(history, interval), Depots(types))
         super().__init__(app, known)
         self.interval = interval

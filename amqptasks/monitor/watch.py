@@ -40,7 +40,7 @@ HELD = 4
 ASKED = 5.0
 """Seconds between two questions to all workers; more where there are many."""
 AGAIN = 30.0
-"""Seconds after which a missing queue is looked for again: RabbitMQ logs each time."""
+"""Seconds after which a missing queue is looked for again at the latest: RabbitMQ logs each time."""
 CLOSING = 0.5
 """Seconds that a goodbye to the broker may take."""
 LARGE = 32 * 1024 * 1024
@@ -96,7 +96,7 @@ class Watch:
                 if time.monotonic() >= asked:
                     asked = time.monotonic() + session.ask_all()
                 await self._orders.open()
-                session.ask_strangers()
+                session.ask_some()
                 await session.look()
                 done, _ = await asyncio.wait(
                     ends, timeout=self._interval, return_when=asyncio.FIRST_COMPLETED
@@ -181,13 +181,14 @@ class _Session:
         with self._known.lock:
             return max(ASKED, len(self._known.fleet) / 20)
 
-    def ask_strangers(self) -> None:
-        """Ask those at once that were not heard of when all were asked; each once."""
+    def ask_some(self) -> None:
+        """Ask those at once that were not heard of when all were asked, each once; and those that were changed."""
         with self._known.lock:
-            found = [node for node in self._known.fleet.strangers(self._known.now) if node not in self._met]
-        if found:
-            self._met.update(found)
-            self._ask(tuple(found))
+            found = {*self._known.fleet.strangers(self._known.now)} - self._met
+            changed, self._known.changed = self._known.changed, set()
+        self._met |= found
+        if found or changed:
+            self._ask((*found, *changed))
 
     def _ask(self, nodes: tuple[str, ...] | None) -> None:
         for command in ("stats", "active_queues"):

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from amqptasks import App, Queue
+from amqptasks import App, Queue, chain, group
 from amqptasks.errors import Reject
 from amqptasks.schedules import crontab
 
@@ -48,3 +48,8 @@ def held(path: str) -> str:
 @app.task(name="shop.tick")
 def tick(entry: str) -> str:
     return entry
+
+
+def workflow() -> Any:
+    """Start a call that leads to two others; the result of those."""
+    return chain(bill.s(1), group(bill.s(2), bill.s(3)))()

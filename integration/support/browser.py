@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
+from integration.support.controls import Controls
 from integration.support.packages import install
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
@@ -129,14 +130,19 @@ def tab(
     *,
     size: tuple[int, int] = (1280, 900),
     scheme: Literal["dark", "light"] = "light",
+    controls: Controls | None = None,
     **options: Any,
 ) -> Iterator[Tab]:
-    """A page of its own, without another's cookies; `options` are those of Playwright's `new_context`."""
+    """A page of its own, without another's cookies. `controls` notes what it shows and what of it is used; `options`
+    are those of Playwright's `new_context`.
+    """
     width, height = size
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce", **options
     )
     context.set_default_timeout(PATIENCE)
+    if controls is not None:
+        controls.watch(context)
     try:
         made = Tab(context.new_page(), base)
         context.route("**/*", made.route)

@@ -1,4 +1,4 @@
-"""`amqptasks dashboard`: what it refuses before it listens. integration/test_dashboard.py has it run."""
+"""`amqptasks dashboard`: what it refuses before it listens. integration/dashboard has it run."""
 
 import sys
 
@@ -27,7 +27,10 @@ def test_others_reach_it_only_through_a_login(run, host) -> None:
     ("words", "said"),
     [
         (("--user", "ann"), "--user needs a password"),
-        (("--user", "ann", "--password-file", "missing"), "missing cannot be read"),
+        (
+            ("--user", "ann", "--password-file", "missing"),
+            "missing cannot be read: No such file or directory\n",
+        ),
         (("--token-file", "empty"), "the first line of empty is empty"),
         (("--port", "70000"), "70000"),
         (("--password", "x"), "there is no option --password"),

@@ -164,6 +164,32 @@ def test_logging_out(open_dashboard) -> None:
     assert browser.get("/", follow_redirects=False).status_code == 303
 
 
+def test_who_has_logged_out_cannot_come_back_with_a_copy_of_his_cookie(open_dashboard) -> None:
+    browser = open_dashboard(**LOGIN)
+    log_in(browser)
+    copy = dict(browser.cookies)
+    token = browser.token()
+    browser.post("/logout", data={"form_token": token})
+    browser.cookies.update(copy)
+
+    assert browser.get("/", follow_redirects=False).status_code == 303
+    assert browser.post("/do/shutdown", data={"form_token": token, "node": "w1@shop"}).status_code == 401
+
+
+def test_sessions_that_were_ended_are_forgotten_with_their_time() -> None:
+    now = [1000.0]
+    sessions = Sessions(b"secret", lambda: now[0])
+    first = sessions.begin("ann")
+    sessions.end(first)
+    assert sessions.read(sessions.cookie(first)) is None
+    now[0] += 12 * 3600 + 1
+    sessions.end(sessions.begin("ann"))
+    assert len(sessions._ended) == 1
+    for _ in range(12_000):
+        sessions.end(sessions.begin("ann"))
+    assert len(sessions._ended) == 10_000
+
+
 def test_guessing_is_slow(open_dashboard) -> None:
     browser = open_dashboard(**LOGIN)
     for _ in range(GUESSES):

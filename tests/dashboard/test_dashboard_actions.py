@@ -218,6 +218,23 @@ def test_each_button_is_on_some_page(browser, observer) -> None:
     assert set(ACTIONS) - found == set()
 
 
+def test_calls_that_have_not_ended_can_be_marked_and_revoked(browser, open_dashboard, observer) -> None:
+    boxes = re.compile(r'<input type="checkbox" name="id" value="([^"]+)"')
+
+    assert boxes.findall(browser.get("/tasks?state=STARTED").text) == [RUNNING]
+    assert not boxes.findall(browser.get("/tasks").text)
+    assert not boxes.findall(browser.get("/tasks?state=FAILURE").text)
+    assert not boxes.findall(open_dashboard(read_only=True).get("/tasks?state=STARTED").text)
+
+    browser.press("revoke", id=[RUNNING, "other"])
+    assert observer.done[-1] == ("revoke", (RUNNING, "other"), False)
+    browser.press("revoke", id=[])
+    assert "mark some calls" in browser.told()
+    browser.press("revoke", id=[RUNNING, "x" * 300])
+    assert "255" in browser.told()
+    assert observer.done[-1] == ("revoke", (RUNNING, "other"), False)
+
+
 def test_a_rate_limit_for_every_worker(browser, observer) -> None:
     shown = browser.get("/tasks?name=shop.mail").text
     assert "Rate limit of shop.mail, on every worker" in shown

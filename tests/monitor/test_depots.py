@@ -1,6 +1,7 @@
 """Queues: which are known, which are asked for, and what is told of each."""
 
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -19,6 +20,29 @@ def test_only_what_exists_is_asked_for_together() -> None:
     assert first == ([], ["amqptasks.lost", "mail", "mail.dead"])
     assert depots.wanted(60.0) == (["mail"], [])
     assert depots.wanted(0.0) == (["mail"], ["amqptasks.lost", "mail.dead"])
+
+
+def test_what_is_missing_is_looked_for_often_at_first_and_seldom_later(monkeypatch) -> None:
+    """Most queues that are missing are those of a system that has just been started."""
+    now = 1000.0
+    monkeypatch.setattr("amqptasks.monitor.depots.time.monotonic", lambda: now)
+    depots, looks = Depots({"mail": "quorum"}), []
+    while now < 1300.0:
+        if "mail" in depots.wanted(30.0)[1]:
+            looks.append(now - 1000.0)
+            depots.lost("mail")
+        now += 1.0
+
+    pauses = [after - before for before, after in pairwise(looks)]
+    assert pauses[:3] == [5.0, 5.0, 5.0]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 30.0
+    assert len(looks) < 18, "the broker logs each look"
+
+    depots.found([QueueInfo("mail", 0, 0)])
+    depots.lost("mail")
+    now += 5.0
+    assert "mail" in depots.wanted(30.0)[1], "missing anew"
 
 
 def test_what_somebody_tells_of_is_looked_for_sooner(monkeypatch) -> None:

@@ -36,6 +36,19 @@
     byId("live-text").textContent = text;
   };
 
+  /* Rows that can be marked, and how many are: also of a part that was renewed meanwhile. */
+  const boxes = (part) => [...part.querySelectorAll('input[type="checkbox"][name="id"]')];
+  const count = () => {
+    const every = byId("every");
+    if (!every) return;
+    const all = boxes(every.form);
+    const marked = all.filter((box) => box.checked).length;
+    byId("marked").textContent = marked ? `${marked} marked` : "Mark some";
+    every.hidden = false;
+    every.checked = marked > 0 && marked === all.length;
+    every.indeterminate = marked > 0 && marked < all.length;
+  };
+
   const scrolls = (part) => [...part.querySelectorAll(".scroll, .canvas, pre")].map((each) => [each.scrollLeft, each.scrollTop]);
 
   const take = (text) => {
@@ -48,12 +61,15 @@
       const places = [...part.querySelectorAll("a, button, [tabindex]")];
       const focused = inside ? places.indexOf(page.activeElement) : -1;
       const kept = scrolls(part);
+      const marked = new Set([...part.querySelectorAll("input:checked")].map((each) => each.value));
       part.replaceChildren(...page.importNode(next, true).childNodes);
+      for (const box of boxes(part)) box.checked = marked.has(box.value);
       part.querySelectorAll(".scroll, .canvas, pre").forEach((each, at) => {
         if (kept[at]) [each.scrollLeft, each.scrollTop] = kept[at];
       });
       if (focused >= 0) part.querySelectorAll("a, button, [tabindex]")[focused]?.focus({ preventScroll: true });
     }
+    count();
     page.title = fresh.title;
     return Boolean(fresh.body.dataset.poll);
   };
@@ -108,20 +124,11 @@
     select.addEventListener("change", () => select.form.requestSubmit());
   }
 
-  const every = byId("every");
-  if (every) {
-    const boxes = [...every.form.querySelectorAll('input[name="id"]')];
-    const count = () => {
-      const marked = boxes.filter((box) => box.checked).length;
-      byId("marked").textContent = marked ? `${marked} marked` : "Mark some";
-      every.checked = marked > 0 && marked === boxes.length;
-      every.indeterminate = marked > 0 && marked < boxes.length;
-    };
-    every.hidden = false;
-    every.addEventListener("change", () => { boxes.forEach((box) => { box.checked = every.checked; }); count(); });
-    boxes.forEach((box) => box.addEventListener("change", count));
-    count();
-  }
+  page.addEventListener("change", ({ target }) => {
+    if (target.id === "every") for (const box of boxes(target.form)) box.checked = target.checked;
+    if (target.type === "checkbox") count();
+  });
+  count();
 
   /* A form is sent once, however often it is clicked. */
   page.addEventListener("submit", (event) => {
