@@ -7,6 +7,8 @@ same commands. Thread-safe: each question has a reply queue of its own.
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -18,6 +20,7 @@ from amqptasks.errors import (
     AccessRefused,
     ChannelClosed,
     ImproperlyConfigured,
+    QueueDown,
     TopologyMismatch,
 )
 from amqptasks.gathered import Gathered, OnReply, Reply
@@ -28,6 +31,10 @@ from amqptasks.routing import Router
 from amqptasks.transport.blocking import BlockingConnection
 
 logger = logging.getLogger(__name__)
+
+BACK = 10.0
+"""Seconds within which the broker's streams are back after its start: it lets clients in before."""
+AGAIN = 0.2
 
 
 class Controlled(Protocol):
@@ -148,10 +155,11 @@ class Control:
         """Have no worker run these calls; with `terminate` the processes that run them are killed too.
 
         Returns once the revocation is kept on the broker, for workers that start later. `destination` tells only some
-        workers, and keeps nothing.
+        workers, and keeps nothing. Raises ValueError for a `signal` that does not exist.
         """
         ids = [task_id] if isinstance(task_id, str) else [str(each) for each in task_id]
         arguments = {"task_id": ids, "terminate": terminate, "signal": signal}
+        _check(terminate, signal)
         if not destination and not options.get("pattern"):
             self._keep(revokes.record(ids))
         return self.broadcast("revoke", arguments, destination, **options)
@@ -161,13 +169,19 @@ class Control:
         connection = self.app.connection
         if connection.server.product != "RabbitMQ":
             return
-        try:
-            connection.declare(revokes.stream(self._settings["worker_revokes_retention"]))
-        except TopologyMismatch as error:
-            logger.debug("%s; using it as it is", error)
-        except (AccessRefused, ChannelClosed) as error:
-            logger.warning("%s; only the workers that run now are told what is revoked", error)
-            return
+        stream, until = revokes.stream(self._settings["worker_revokes_retention"]), time.monotonic() + BACK
+        while True:
+            try:
+                connection.declare(stream)
+                break
+            except TopologyMismatch as error:
+                logger.debug("%s; using it as it is", error)
+                break
+            except (AccessRefused, ChannelClosed) as error:
+                if not isinstance(error, QueueDown) or time.monotonic() > until:
+                    logger.warning("%s; only the workers that run now are told what is revoked", error)
+                    return
+            time.sleep(AGAIN)
         connection.publish([record])
 
     def terminate(
@@ -190,6 +204,7 @@ class Control:
     ) -> list[Reply] | None:
         """Have no worker run the calls that bear one of these stamps: `{"customer": ["17", "18"]}`."""
         arguments = {"headers": dict(headers), "terminate": terminate, "signal": signal}
+        _check(terminate, signal)
         if not destination and not options.get("pattern"):
             self._keep(revokes.record(stamps=headers))
         return self.broadcast("revoke_by_stamped_headers", arguments, destination, **options)
@@ -294,6 +309,12 @@ class Control:
         return sum(self.app.connection.purge(queue.name) for queue in self.app.router.select())
 
     discard_all = purge
+
+
+def _check(terminate: bool, signal: Any) -> None:
+    """Before anything is written down that no worker would carry out. Raises ValueError."""
+    if terminate and os.name == "posix":  # elsewhere the signals are not known that workers can be sent
+        revokes.signal_name(signal)
 
 
 class _Settings(Mapping[str, Any]):

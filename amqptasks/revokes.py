@@ -1,12 +1,13 @@
 """Revocations as they are kept on the broker: a stream that every worker reads from its start. Pure values.
 
-A record names ids and stamps, and when they were revoked; a mark names nothing, and tells a reader where the stream's
-end was.
+A record names ids and stamps, and when they were revoked. A mark names nothing: it is written to an empty stream, from
+which a reader is told nothing, so that something comes.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -64,6 +65,21 @@ def read(body: bytes) -> Record:
         )
     except (ValueError, TypeError, AttributeError) as error:
         raise InvalidMessage(f"a record of {NAME} cannot be read: {error}") from error
+
+
+def signal_name(said: Any) -> str:
+    """Return what `terminate` is to send: "SIGTERM" for None; "KILL", "sigkill" and 9 are all SIGKILL.
+
+    Raises ValueError.
+    """
+    if not said:
+        return "SIGTERM"
+    try:
+        if str(said).isdigit():
+            return signal.Signals(int(said)).name
+        return signal.Signals[f"SIG{str(said).upper().removeprefix('SIG')}"].name
+    except (KeyError, ValueError):
+        raise ValueError(f"there is no signal {said!r}; write SIGTERM, KILL or a number") from None
 
 
 def stamps(words: Iterable[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import asyncio
 import math
 import struct
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar, cast
 
 import aio_pika
@@ -268,7 +269,12 @@ class AioLink:
     ) -> AioConsumer:
         channel = await self._translated("opening a channel", self._channel())
         consumer = AioConsumer(channel, queue, on_delivery, on_cancel, self._translated)
-        await consumer.start(prefetch, tag, no_ack=no_ack, exclusive=exclusive, arguments=arguments)
+        try:
+            await consumer.start(prefetch, tag, no_ack=no_ack, exclusive=exclusive, arguments=arguments)
+        except BaseException:
+            with suppress(TransportError):
+                await consumer.close()  # what the broker has not closed itself
+            raise
         self._consumers.add(consumer)
         return consumer
 

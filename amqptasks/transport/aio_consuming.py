@@ -86,6 +86,10 @@ class AioConsumer:
         await self._channel.basic_cancel(old)
         await self._begin(prefetch, new)
 
+    async def fence(self) -> None:
+        asked = self._channel.basic_qos(prefetch_count=self.prefetch)
+        await self._ask(f"a word about {self.queue!r}", asked)
+
     async def cancel(self) -> None:
         if self._dead or not self._tag:
             return

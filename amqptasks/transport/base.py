@@ -56,6 +56,9 @@ class Consumer(Protocol):
     async def renew(self, prefetch: int) -> None:
         """Consume with another prefetch: cancel and consume again on the same channel; unacked tags stay valid."""
 
+    async def fence(self) -> None:
+        """Return once everything has been taken that the broker had sent before: one round trip on this channel."""
+
     async def cancel(self) -> None:
         """Deliver nothing more. What is unacknowledged stays with this consumer and may still be settled."""
 

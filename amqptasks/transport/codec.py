@@ -59,10 +59,15 @@ def _encoded(properties: Properties, message_id: str | None) -> bytes:
     except (ValueError, struct.error) as error:
         if isinstance(error, EncodeError):
             raise
-        raise EncodeError(
-            f"a property is out of AMQP's range: delivery_mode is 1 or 2, not {properties.delivery_mode!r}; "
-            f"priority 0 to 255, not {properties.priority!r}; timestamp seconds, not {properties.timestamp!r}"
-        ) from error
+        raise EncodeError(_out_of_range(properties)) from error
+
+
+def _out_of_range(properties: Properties) -> str:
+    for name, highest in (("delivery_mode", 255), ("priority", 255), ("timestamp", (1 << 64) - 1)):
+        value = getattr(properties, name)
+        if value is not None and not (isinstance(value, int) and 0 <= value <= highest):
+            return f"{name} is out of AMQP's range: an integer from 0 to {highest}, not {value!r}"
+    return "a property is out of AMQP's range"
 
 
 def _encode_header(p: Properties, message_id: str | None) -> bytes:

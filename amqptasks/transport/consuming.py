@@ -89,6 +89,11 @@ class LoopConsumer(Channel):
         answers = self.request(spec.Basic.Cancel(old), *self._consuming(prefetch))
         await self._wait(answers, f"consuming anew from {self.queue!r}")
 
+    async def fence(self) -> None:
+        # What is asked does not matter, but that a channel answers in order.
+        answers = self.request(spec.Basic.Qos(prefetch_count=self.prefetch))
+        await self._wait(answers, f"a word about {self.queue!r}")
+
     async def cancel(self) -> None:
         if self._dead or not self._tag:
             return

@@ -163,7 +163,7 @@ class Keeper:
             self._on_refusal(error, hopeless)
             if self.closed or hopeless or self._exhausted(attempt):
                 return None
-            log.log(self._level, "cannot connect: %s", error)
+            log.log(self._level, "cannot connect for publishing: %s", error)
             await asyncio.sleep(delay)
         return None
 

@@ -42,6 +42,8 @@ from amqptasks.transport.url import BrokerURL
 FRAME_MAX: Final = 131_072
 CHANNEL_MAX: Final = 2_047
 MEBIBYTE: Final = 1024 * 1024
+BLOCKED_GOODBYE: Final = 0.5
+"""Seconds that a broker under an alarm gets to answer the end of a connection."""
 
 
 async def connect(
@@ -206,7 +208,8 @@ class LoopLink:
     async def close(self) -> None:
         if not self.lost.done():
             try:
-                async with asyncio.timeout(self._timeout):
+                # What a blocked broker is told it does not read before the alarm is over.
+                async with asyncio.timeout(self._timeout if self.blocked is None else BLOCKED_GOODBYE):
                     await self._say_goodbye()
             except TimeoutError:
                 self._stream.abort()

@@ -122,12 +122,15 @@ class MemoryConsumer:
                 previous.queue.subscriptions.remove(previous)
             self.subscribe(prefetch)
 
-    async def cancel(self) -> None:
-        with self._broker.lock:
-            self._unsubscribe()
+    async def fence(self) -> None:
         said = asyncio.Event()
         self._link.emit(said.set)
         await said.wait()
+
+    async def cancel(self) -> None:
+        with self._broker.lock:
+            self._unsubscribe()
+        await self.fence()
 
     async def close(self) -> None:
         with self._broker.lock:

@@ -10,6 +10,7 @@ confirmed, refused, or given up. A lost link only returns it to the second step,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections import deque
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 LIMIT_MESSAGES = 1000
 LIMIT_BYTES = 32 * 1024 * 1024
 FORGOTTEN = ("drop", "event")
-"""Fates of messages that nobody need wait for."""
+"""Fates of messages that nobody need wait for; a worker is told all the same what became of a result."""
 
 
 class _Pending:
@@ -78,6 +79,7 @@ class Publisher:
         self.saturated = False
         """True from the moment a limit is reached until a quarter of it is free again."""
         self._policy = policy
+        self._forgotten = ("event",) if policy is None else FORGOTTEN
         self._give_up_after = give_up_after
         self._on_room = on_room
         self._pending: dict[_Pending, None] = {}
@@ -133,8 +135,8 @@ class Publisher:
         fate.
 
         `deadline` is a time of `loop.time()`, at which it is given up with BrokerBlocked, BrokerUnavailable
-        or PublishTimeout. An Unroutable message whose fate is "drop" or "event" counts as delivered. Never blocks,
-        never raises; the limits are the caller's to respect.
+        or PublishTimeout. An Unroutable event counts as delivered, and with a `policy` what is to be dropped, too.
+        Never blocks, never raises; the limits are the caller's to respect.
         """
         size = len(parcel.header) + len(parcel.body)
         if deadline is None and self._give_up_after is not None:
@@ -184,7 +186,7 @@ class Publisher:
         if error is not None:
             if isinstance(error, ConnectionLost):
                 return  # it stays pending, and `_resend` sends it on the next link
-            if pending.parcel.fate in FORGOTTEN and isinstance(error, Unroutable | NotFound):
+            if pending.parcel.fate in self._forgotten and isinstance(error, Unroutable | NotFound):
                 error = None
         self._finish(pending, error)
 
@@ -264,15 +266,22 @@ class Publisher:
 
     # --- ending --------------------------------------------------------------------------------------
 
-    async def drain(self, timeout: float) -> int:
-        """Wait at most `timeout` seconds until nothing is pending; return how many messages still are."""
-        if self._pending:
-            self._idle.clear()
-            try:
-                await asyncio.wait_for(self._idle.wait(), timeout)
-            except TimeoutError:
-                pass
+    async def drain(self, timeout: float, brief: float | None = None) -> int:
+        """Wait at most `timeout` seconds until nothing is pending; return how many messages still are.
+
+        With `brief`, that long for messages that have a deadline, which somebody can do without.
+        """
+        if brief is not None:
+            await self._emptied(brief)
+            timeout = timeout - brief if any(each.deadline is None for each in self._pending) else 0.0
+        await self._emptied(timeout)
         return len(self._pending)
+
+    async def _emptied(self, timeout: float) -> None:
+        if self._pending and timeout > 0:
+            self._idle.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), timeout)
 
     async def close(self, timeout: float = 0.0) -> None:
         """Drain for at most `timeout` seconds, fail the rest with ConnectionLost, and close the link."""

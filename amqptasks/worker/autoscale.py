@@ -117,7 +117,7 @@ def _checked(most: int, least: int) -> tuple[int, int]:
     least = max(1, least)
     if most < least:
         raise ImproperlyConfigured(
-            f"{most} slots at most and {least} at least: MAX comes first, and is the larger one"
+            f"at most {most} and at least {least}: MAX comes first, and is the larger one"
         )
     return most, least
 

@@ -38,9 +38,11 @@ def load(spec: LoadSpec) -> Loaded:
 def loaded(app: App, spec: LoadSpec) -> Loaded:
     """As `load`, for an app at hand, and without touching the log."""
     options: WorkerOptions = spec.options
+    signals.celeryd_init.send(sender=spec.node, instance=app, conf=app.conf, options=dict(spec.overrides))
     app.conf.update(spec.overrides)
     import_tasks(app, (*options.include, *spec.modules), options.workdir or None)
     app.finalize()
     signals.worker_init.send(sender=None)
+    signals.celeryd_after_setup.send(sender=spec.node, instance=app, conf=app.conf)
     made = manifest.build(app, queues=options.queues, exclude=options.exclude_queues)
     return Loaded(made, lambda: Executor(app, spec.node))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import signal as signals
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -42,7 +41,7 @@ def revoke(
     **_: Any,
 ) -> Any:
     """Never run these; with `terminate` also stop those that run. What `everyone` was told is kept on the broker."""
-    ids = _names(task_id)
+    ids, name = _names(task_id), revokes.signal_name(signal) if terminate else ""
     station.dispatch.revoked.add(ids)
     if everyone:
         station.remember(ids, {})
@@ -50,7 +49,7 @@ def revoke(
     logger.info("Tasks flagged as revoked: %s", ", ".join(ids))
     if not terminate:
         return ok(f"tasks {set(ids)} flagged as revoked")
-    ended = revoking.terminate(station.dispatch, lambda flight: flight.task_id in set(ids), _signal(signal))
+    ended = revoking.terminate(station.dispatch, lambda flight: flight.task_id in set(ids), name)
     return ok(f"terminate: {', '.join(ended)}" if ended else "terminate: tasks unknown")
 
 
@@ -71,6 +70,7 @@ def revoke_by_stamped_headers(
     """Never run what bears one of these stamps; `headers` are a mapping or words like `name=value`."""
     if not isinstance(headers, Mapping):
         headers = revokes.stamps(map(str, headers))
+    name = revokes.signal_name(signal) if terminate else ""
     station.dispatch.revoked.add_stamps(headers)
     if everyone:
         station.remember((), headers)
@@ -78,9 +78,7 @@ def revoke_by_stamped_headers(
     if not terminate:
         return ok(f"headers {headers} flagged as revoked, but not terminated")
     known = station.dispatch.revoked
-    ended = revoking.terminate(
-        station.dispatch, lambda flight: known.bears(headers, flight.delivery), _signal(signal)
-    )
+    ended = revoking.terminate(station.dispatch, lambda flight: known.bears(headers, flight.delivery), name)
     return ok(
         f"headers {headers} revoked: {', '.join(ended)}"
         if ended
@@ -90,20 +88,6 @@ def revoke_by_stamped_headers(
 
 def _names(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else [str(each) for each in value or ()]
-
-
-def _signal(name: Any) -> str:
-    """Return a signal's name: "SIGTERM" for None, "TERM", 15. Raises ValueError."""
-    if name is None:
-        return "SIGTERM"
-    try:
-        return (
-            signals.Signals(int(name)).name
-            if str(name).isdigit()
-            else signals.Signals[f"SIG{str(name).upper().removeprefix('SIG')}"].name
-        )
-    except (KeyError, ValueError):
-        raise ValueError(f"there is no signal {name!r}; write SIGTERM, KILL or a number") from None
 
 
 # --- tasks -----------------------------------------------------------------------------------------------

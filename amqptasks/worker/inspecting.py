@@ -20,6 +20,7 @@ from amqptasks.masking import mask_value
 from amqptasks.settings import DEFAULTS
 from amqptasks.transport import codec
 from amqptasks.transport.url import parse
+from amqptasks.worker import rates
 from amqptasks.worker.flight import Flight
 from amqptasks.worker.outcome import TaskOptions, WorkerQueue
 from amqptasks.worker.station import Station
@@ -107,7 +108,9 @@ def _with_attributes(station: Station, task: TaskOptions, wanted: Iterable[str])
     turns = station.dispatch.rates.turns.get(task.name)
     values = {name: getattr(task, name, task.described.get(name)) for name in wanted}
     if "rate_limit" in values:
-        values["rate_limit"] = f"{turns.rate:g}/s" if turns is not None else None
+        # As it was written, but a default, which is not the task's own.
+        written = task.described.get("rate_limit")
+        values["rate_limit"] = None if turns is None else written or rates.told(turns.rate)
     told = [f"{name}={value}" for name, value in values.items() if value is not None]
     return f"{task.name} [{' '.join(told)}]" if told else task.name
 
@@ -297,7 +300,9 @@ def memsample(station: Station, **_: Any) -> Any:
 def memdump(station: Station, samples: int = 10, **_: Any) -> Any:
     """The parent's resident memory, now and at its highest; no samples are kept."""
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return f"resident: {_resident() / 1024:.1f}MB, at its highest: {highest / 1024:.1f}MB"
+    resident = _resident()
+    # The kernel counts the two apart, and the first one not to the page.
+    return f"resident: {resident / 1024:.1f}MB, at its highest: {max(resident, highest) / 1024:.1f}MB"
 
 
 def _resident() -> float:

@@ -9,18 +9,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from amqptasks import pidbox, revokes
 from amqptasks.amqp import Address, Delivery
 from amqptasks.backoff import reconnecting
 from amqptasks.bounded import drop_oldest
-from amqptasks.errors import AmqptasksError, InvalidMessage, TopologyMismatch, TransportError
+from amqptasks.errors import (
+    AccessRefused,
+    AmqptasksError,
+    ChannelClosed,
+    InvalidMessage,
+    NotFound,
+    QueueDown,
+    TransportError,
+)
 from amqptasks.ids import new_id
 from amqptasks.transport import codec
-from amqptasks.transport.base import Consumer, Link
+from amqptasks.transport.base import Link
 from amqptasks.transport.publisher import Publisher
+from amqptasks.worker.following import Follower
 from amqptasks.worker.revoked import Revoked
 
 logger = logging.getLogger(__name__)
@@ -29,11 +39,14 @@ PATIENCE = 20.0
 """Seconds that a starting worker reads what is kept; then it consumes, and reads on meanwhile."""
 LATER = 3.0
 """The same after a reconnect: little can be new."""
+REPLICA = 2.0
+"""Seconds within which a stream that was declared just now can be read on every node of a cluster."""
+BACK = 10.0
+"""The same after the broker's start: it lets clients in before its streams have leaders."""
 PEERS = 1.0
 """Seconds that other workers are waited for, where there is no stream."""
 AFTERWARDS = 1.0
 """Seconds within which one of the workers writes down what a foreign client has revoked."""
-PREFETCH = 500
 
 
 class Revokes:
@@ -52,13 +65,12 @@ class Revokes:
         self._publisher = publisher
         self._revoked = revoked
         self._on_news = on_news
-        self._stream = revokes.stream(settings["worker_revokes_retention"])
-        self._next: int | str = "first"
+        self._follower = Follower(revokes.stream(settings["worker_revokes_retention"]), self._take)
         self._kept: dict[str, None] = {}
-        self._mark = ""
-        self._reached = asyncio.Event()
         self._works = False
-        self._began = self._told = False
+        self._began = False
+        self._reading = asyncio.Lock()
+        self._again: asyncio.Task[None] | None = None
         self._under_way: set[asyncio.Task[None]] = set()
         revoked.bound(settings["worker_revokes_limit"], settings["worker_revokes_retention"])
 
@@ -66,14 +78,17 @@ class Revokes:
         """Return once everything that is revoked is known, or cannot be had. Raises nothing."""
         if link.server.product != "RabbitMQ":
             return
+        patience, self._began = LATER if self._began else PATIENCE, True
+        if self._again is not None:
+            self._again.cancel()  # it was for another link
         try:
-            await self._follow(link)
-            await self._read_to_the_end(link)
+            await self._read(link, patience)
             return
+        except (AccessRefused, NotFound) as error:
+            self._say_unreadable(error)
         except TransportError as error:
-            logger.warning(
-                "what is revoked cannot be read from %s: %s; other workers are asked", revokes.NAME, error
-            )
+            self._say_unreadable(error)
+            self._again = self._in_background(self._read_again(link))
         if not link.lost.done():
             try:
                 await self._ask_peers(link)
@@ -86,78 +101,86 @@ class Revokes:
 
     # --- reading -----------------------------------------------------------------------------------------
 
-    async def _follow(self, link: Link) -> None:
-        try:
-            await link.declare(self._stream)
-        except TopologyMismatch as error:
-            # Of `worker_revokes_retention` this worker keeps its own part; the stream was declared with another one.
-            logger.log(logging.DEBUG if self._told else logging.WARNING, "%s; using it as it is", error)
-            self._told = True
-        taken: list[int] = []
-        consumers: list[Consumer] = []
-
-        def take(delivery: Delivery) -> None:
-            self._take(delivery)
-            if consumers:
-                consumers[0].ack(delivery.tag)
-            else:
-                taken.append(delivery.tag)
-
-        def ended(reason: TransportError) -> None:
-            logger.debug("%s is not read any more: %s", revokes.NAME, reason)
-            if not link.lost.done():
-                self._in_background(self._follow_again(link))
-
-        offset = {"x-stream-offset": self._next}
-        consumers.append(await link.consume(revokes.NAME, take, ended, prefetch=PREFETCH, arguments=offset))
-        for tag in taken:
-            consumers[0].ack(tag)
+    async def _read(self, link: Link, patience: float) -> None:
+        """Know what is revoked, and follow. Raises the transport errors."""
+        ended, nudge = partial(self._ended, link), self._nudging(patience)
+        async with self._reading:
+            reached = await self._when_it_is_here(
+                lambda: self._follower.read(link, patience, ended=ended, nudge=nudge)
+            )
         self._works = True
+        if not reached:
+            self._say_unread(patience)
 
-    async def _follow_again(self, link: Link) -> None:
+    async def _when_it_is_here(self, read: Callable[[], Awaitable[bool]]) -> bool:
+        """The broker may have been started just now; of a cluster, another worker may just have declared it."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for delay in reconnecting(first=0.1, maximum=0.5):
+            try:
+                return await read()
+            except ChannelClosed as error:
+                patience = BACK if isinstance(error, QueueDown) else REPLICA
+                if isinstance(error, NotFound) or loop.time() - began > patience:
+                    raise
+            await asyncio.sleep(delay)
+        raise AssertionError("backoff ended")
+
+    def _nudging(self, patience: float) -> Callable[[], bool]:
+        """What has an empty stream deliver something: a mark, which is no matter to anybody."""
+        written = False
+
+        def nudge() -> bool:
+            nonlocal written
+            if not written:
+                written = True
+                # Not on this link: under an alarm the broker stops reading a connection that publishes, its acks too.
+                deadline = asyncio.get_running_loop().time() + patience
+                self._publisher.post(codec.pack(revokes.record(mark=new_id())), _ignore, deadline)
+            return not self._publisher.blocked
+
+        return nudge
+
+    def _ended(self, link: Link, reason: TransportError) -> None:
+        logger.debug("%s is not read any more: %s", revokes.NAME, reason)
+        self._works = False
+        self._again = self._in_background(self._read_again(link))
+
+    async def _read_again(self, link: Link) -> None:
         for delay in reconnecting(first=0.5, maximum=30.0):
             await asyncio.sleep(delay)
             if link.lost.done():
                 return
             try:
-                await self._follow(link)
+                await self._read(link, LATER)
                 return
             except TransportError as error:
                 logger.debug("%s cannot be read: %s", revokes.NAME, error)
 
-    async def _read_to_the_end(self, link: Link) -> None:
-        """A mark of our own is written; once it is read, all before it has been."""
-        self._mark = new_id()
-        self._reached.clear()
-        patience = LATER if self._began else PATIENCE
-        self._began = True
-        # Not on this link: under an alarm the broker stops reading a connection that publishes, its acks too.
-        deadline = asyncio.get_running_loop().time() + patience
-        self._publisher.post(codec.pack(revokes.record(mark=self._mark)), _ignore, deadline)
-        if self._publisher.blocked:
-            return
-        reached = asyncio.ensure_future(self._reached.wait())
-        try:
-            either: set[asyncio.Future[Any]] = {reached, link.lost}
-            await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            reached.cancel()
-        if not self._reached.is_set() and not link.lost.done():
+    def _say_unreadable(self, error: TransportError) -> None:
+        logger.warning(
+            "what is revoked cannot be read from %s: %s; other workers are asked", revokes.NAME, error
+        )
+
+    def _say_unread(self, patience: float) -> None:
+        if not self._follower.silent:
             logger.warning("%s was not read to its end within %g s; reading on", revokes.NAME, patience)
+            return
+        reason = f" ({self._publisher.blocked})" if self._publisher.blocked else ""
+        logger.warning(
+            "nothing could be read from %s, nor be written to it%s: it is taken to be empty; what comes later from it "
+            "counts all the same",
+            revokes.NAME,
+            reason,
+        )
 
     def _take(self, delivery: Delivery) -> None:
         try:
-            headers = codec.decode_header(delivery.header).headers or {}
-            offset = headers.get("x-stream-offset")
-            if isinstance(offset, int):
-                self._next = offset + 1
             record = revokes.read(delivery.body)
         except InvalidMessage as error:
             logger.warning("%s; it is skipped", error)
             return
         if record.mark:
-            if record.mark == self._mark:
-                self._reached.set()
             return
         self._note(record.ids)
         self._revoked.add(record.ids, record.since)
@@ -218,10 +241,11 @@ class Revokes:
                     self._revoked.add_stamps(stamps)
         self._on_news()
 
-    def _in_background(self, work: Any) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
+        return task
 
 
 def _ignore(error: TransportError | None) -> None:

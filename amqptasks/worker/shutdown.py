@@ -15,6 +15,7 @@ import enum
 import logging
 import signal
 from collections.abc import Callable
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,16 @@ class Shutdown:
         self.signal = number
         self._announce()
         self.changed.set()
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What `worker_shutting_down` says; `sig` is None when it was not a signal that stopped the worker."""
+        cold = self.phase > Phase.WARM
+        return {
+            "sig": self.signal.name if self.signal is not None else None,
+            "how": "Cold" if cold else "Warm",
+            "exitcode": int(cold),
+        }
 
     def _announce(self) -> None:
         # Told by the program that holds the worker, it need not be said.
