@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from amqptasks import late_parts
-from amqptasks.canvas import failing, joining, sending
+from amqptasks.canvas import failing, giving_up, joining, sending
+from amqptasks.canvas.giving_up import GAVE_UP
 from amqptasks.canvas.parts import EXPIRED, PART, UNLOCK, Place
-from amqptasks.errors import QueueDown, StoreUnavailable, TransportError
-from amqptasks.late_parts import LATE
+from amqptasks.errors import NotFound, QueueDown, ResultLost, StoreUnavailable, TransportError
+from amqptasks.late_parts import LATE, RESULT
 from amqptasks.signatures import signature
 
 AGAIN = 1.0
@@ -60,9 +61,8 @@ def composed(kind: str) -> Callable[..., None]:
 
     def send(self: Any, *args: Any, canvas: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Send what `canvas` says, by its `kwargs` and `options`; without it, what this call's own keywords say."""
-        held = {"kwargs": kwargs, "options": {}} if canvas is None else canvas
-        stored = {"task": f"celery.{kind}", "subtask_type": kind, "args": args, "immutable": False, **held}
-        sig = sending.then(signature(stored, app=self.app), self.request.chain or (), self.app)
+        given = kwargs if canvas is None else {"canvas": canvas}
+        sig = sending.then(sending.held(kind, args, given, self.app), self.request.chain or (), self.app)
         self.request.chain = None  # it is sent with the canvas
         with _again(self):
             try:
@@ -110,11 +110,29 @@ def chord_late(self: Any, group_id: str, header: str, body: str) -> None:
         joining.late(self.app, group_id, late_parts.part(group_id, header, body))
 
 
+def late_result(self: Any, queue: str, header: str, body: str) -> None:
+    """Send a result that found no queue to its caller once that is back. Raises ResultLost when he is gone."""
+    with _again(self):
+        try:
+            self.app.connection.inspect(queue)
+        except NotFound:
+            raise ResultLost(f"a result is lost: the queue {queue} of its caller is gone") from None
+        self.app.connection.publish([late_parts.result_of(queue, header, body)])
+
+
+def gave_up(self: Any, **given: Any) -> None:
+    """Tell who waits for a workflow that nothing carries on any more."""
+    with _again(self):
+        giving_up.tell(self.app, giving_up.GivenUp(**given))
+
+
 BODIES: Mapping[str, Callable[..., Any]] = {
     UNLOCK: chord_unlock,
     PART: chord_part,
     EXPIRED: chord_expired,
     LATE: chord_late,
+    RESULT: late_result,
+    GAVE_UP: gave_up,
     "amqptasks.backend_cleanup": backend_cleanup,
     "amqptasks.accumulate": accumulate,
     "amqptasks.map": mapped,
@@ -122,6 +140,7 @@ BODIES: Mapping[str, Callable[..., Any]] = {
     "amqptasks.chunks": chunked,
     "celery.backend_cleanup": backend_cleanup,
     "celery.accumulate": accumulate,
+    "celery.chunks": chunked,
     "celery.map": mapped,
     "celery.starmap": starmapped,
     **{
@@ -131,7 +150,9 @@ BODIES: Mapping[str, Callable[..., Any]] = {
     },
 }
 
-LATE_TASKS = frozenset({UNLOCK, PART, EXPIRED, LATE, "amqptasks.chain", "amqptasks.group", "amqptasks.chord"})
+LATE_TASKS = frozenset(
+    {UNLOCK, PART, EXPIRED, LATE, RESULT, GAVE_UP, "amqptasks.chain", "amqptasks.group", "amqptasks.chord"}
+)
 """Those by which workers carry a workflow on."""
 
 

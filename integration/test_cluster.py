@@ -1,4 +1,4 @@
-"""A cluster of two nodes, one of which goes down with the queue of a chord: its parts wait for it.
+"""A cluster of two nodes, one of which goes down with the queue of a chord and of replies: parts and results wait for it.
 
 It takes two nodes of its own and one start more: about half a minute.
 """
@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from broker import PrivateNode
 
-from amqptasks import chord
+from amqptasks import App, AsyncResult, chord
 from integration.apps.canvas_tasks import app, body, member
 from integration.apps.fault_effects import Effects
 from integration.support import WorkerProcess, wait_until
 from integration.support.cluster import Partner
+from tests.support.canvases import digest
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -37,8 +38,26 @@ def call() -> Iterator[Callable[[str, int], None]]:
     app.conf.broker_url = before
 
 
-def test_the_parts_of_a_chord_wait_until_the_node_of_its_queue_is_back(
-    call: Callable[[str, int], None], worker: Callable[..., WorkerProcess], tmp_path: Path
+@pytest.fixture
+def waiting() -> Iterator[Callable[[str, str], AsyncResult[int]]]:
+    """`waiting(url, other)`: a call from a node, which then holds the reply queue; its client may move to the other."""
+    clients: list[App] = []
+
+    def calling(url: str, other: str) -> AsyncResult[int]:
+        client = App("client", broker=f"{url};{other}", set_as_current=False)
+        clients.append(client)
+        return client.send_task("tree.hash", (1,))
+
+    yield calling
+    for client in clients:
+        client.close()
+
+
+def test_parts_and_results_wait_until_the_node_of_their_queue_is_back(
+    call: Callable[[str, int], None],
+    waiting: Callable[[str, str], AsyncResult[int]],
+    worker: Callable[..., WorkerProcess],
+    tmp_path: Path,
 ) -> None:
     effects, bodies = Effects(tmp_path / "effects"), tmp_path / "bodies"
 
@@ -64,6 +83,7 @@ def test_the_parts_of_a_chord_wait_until_the_node_of_its_queue_is_back(
             first.eval("application:set_env(rabbit, quorum_cluster_size, 1)")
             call(first.url(), 0)
             call(partner.url(), 1)
+            result = waiting(partner.url(), first.url())
             partner.kill()
             process = start(first)
 
@@ -72,12 +92,13 @@ def test_the_parts_of_a_chord_wait_until_the_node_of_its_queue_is_back(
 
             wait(lambda: effects.finished == 2 * MEMBERS)
             wait(lambda: done() == ["0"])
-            for task in ("chord_late", "chord_unlock"):
+            for task in ("chord_late", "chord_unlock", "late_result"):
                 asked = re.compile(rf"amqptasks\.{task}.* retry: .*home node")
                 wait(lambda asked=asked: asked.search(process.log()) is not None)
             partner.start()
 
             wait(lambda: done() == ["0", "1"])
+            assert result.get(timeout=90) == digest((1,))
             process.end()
     number, _, values, total = bodies.read_text().splitlines()[-1].split()
     assert (number, values, total) == ("1", str(MEMBERS), str(sum(range(MEMBERS, 2 * MEMBERS))))

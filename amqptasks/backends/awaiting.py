@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import builtins
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from amqptasks import states
 from amqptasks.backends.base import Backend, Meta
 from amqptasks.backends.watching import Watcher
 from amqptasks.errors import StoreTimeout, StoreUnavailable, TimeoutError
@@ -25,7 +26,7 @@ SLICE = 1.0
 
 
 THREADS = 64
-"""Waits in stores that go on at once; what is more takes turns. A group is one wait, however large."""
+"""Waits in stores, or looks at databases, at one time; what is more takes turns. A group is one, however large."""
 
 
 class LoopLatch:
@@ -142,7 +143,7 @@ async def aside(
         finally:
             loop.call_soon_threadsafe(arrived.put_nowait, None)
 
-    seen: dict[str, Any] = {}
+    seen: dict[str, Meta] = {}
     silent: float | None = None
     while left:
         began = time.monotonic()
@@ -168,8 +169,18 @@ async def aside(
                 raise _unavailable(error, time.monotonic() - silent) from error
         except TimeoutError:
             silent = None
-            if last:
-                raise
+            if last and left:  # what the slice says is told of the slice's own seconds
+                known = seen.get(min(left))
+                raise TimeoutError(late(left, known.status if known else states.PENDING, timeout)) from None
+
+
+def late(left: Collection[str], state: str, timeout: float | None) -> str:
+    """Say that a wait came to its end; `state` is the last known one of the first that is left."""
+    first, others = min(left), f" and {len(left) - 1} more" if len(left) > 1 else ""
+    return (
+        f"no result of {first}{others} within {timeout:g} s; its last known state is {state}; the task may "
+        "still finish"
+    )
 
 
 def _retrieved(thread: asyncio.Future[None]) -> None:

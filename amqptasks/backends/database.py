@@ -1,22 +1,24 @@
 """Results in a database, under `db+<SQLAlchemy URL>`. The one place that imports SQLAlchemy.
 
-One table, made on first use. Waiting threads look again at an interval, sooner at first; every look is a transaction
+One table, made on first use. Who waits looks again at an interval, sooner at first; every look is a transaction
 of its own, READ COMMITTED where the database's default would hide what others wrote. Knows records and ids only.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy import exc
 
+from amqptasks.backends.awaiting import threads
 from amqptasks.backends.base import Meta
-from amqptasks.backends.stored import StoredBackend, StoreOptions
+from amqptasks.backends.stored import Pauses, StoredBackend, StoreOptions
 from amqptasks.errors import ImproperlyConfigured, TimeoutError
 from amqptasks.ids import process
 from amqptasks.masking import mask_url
@@ -165,23 +167,53 @@ class DatabaseBackend(StoredBackend):
     def watch(self, task_ids: Sequence[str], timeout: float | None) -> Iterator[Meta]:
         deadline = None if timeout is None else time.monotonic() + timeout
         left = dict.fromkeys(task_ids, b"")
-        pause = SOONEST
+        pauses = self._pauses(left, timeout, deadline)
         while left:
-            for task_id, record in self.patiently(lambda: self._records(list(left)), deadline):
-                if left[task_id] == record:
-                    continue
-                left[task_id] = record
-                meta = self.unpacked(task_id, record)
-                if meta.ready:
-                    del left[task_id]
+            yield from self._news(left, self.patiently(lambda: self._records(list(left)), deadline))
+            if left:
+                time.sleep(next(pauses))
+
+    async def awatch(self, task_ids: Sequence[str], timeout: float | None) -> AsyncIterator[Meta]:
+        """As `watch`; a thread is taken for each look, and for none of the pauses between."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        left = dict.fromkeys(task_ids, b"")
+        pauses = self._pauses(left, timeout, deadline)
+        while left:
+            for meta in self._news(left, await self._looked(list(left), deadline)):
                 yield meta
             if left:
-                remaining = None if deadline is None else deadline - time.monotonic()
-                if remaining is not None and remaining <= 0:
-                    raise TimeoutError(self._late(left, timeout))
-                # SQL has no way to be told: who waits looks again.
-                time.sleep(pause if remaining is None else min(pause, remaining))
-                pause = min(self.options.interval, pause * 2)
+                await asyncio.sleep(next(pauses))
+
+    async def _looked(self, task_ids: Sequence[str], until: float | None) -> list[tuple[str, bytes]]:
+        loop, pauses = asyncio.get_running_loop(), Pauses(self, until)
+        while True:
+            try:
+                return await loop.run_in_executor(threads(process()), self._records, task_ids)
+            except self.outages as error:
+                await asyncio.sleep(pauses.after(error))
+
+    def _news(self, left: dict[str, bytes], records: Sequence[tuple[str, bytes]]) -> Iterator[Meta]:
+        for task_id, record in records:
+            if left[task_id] == record:
+                continue
+            left[task_id] = record
+            meta = self.unpacked(task_id, record)
+            if meta.ready:
+                del left[task_id]
+            yield meta
+
+    def _pauses(
+        self, left: dict[str, bytes], timeout: float | None, deadline: float | None
+    ) -> Iterator[float]:
+        """Yield the seconds until each next look; the last is at the deadline. Raises TimeoutError then."""
+        pause = SOONEST
+        while True:
+            remaining = None if deadline is None else deadline - time.monotonic()
+            if remaining is not None and remaining <= 0:
+                raise TimeoutError(self._late(left, timeout))
+            # SQL has no way to be told: who waits looks again.
+            yield pause if remaining is None else min(pause, remaining)
+            pause = min(self.options.interval, pause * 2)
 
     def close(self, timeout: float | None = None) -> None:
         """Close this process's connections."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from amqptasks import states
 from amqptasks.amqp import Address, Envelope, Properties
+from amqptasks.backends.awaiting import late
 from amqptasks.backends.base import Backend, Meta, Publish
 from amqptasks.backends.wire import ResultFormat, from_body, read_body, result_envelope
 from amqptasks.compression import compress, inflate
@@ -126,36 +127,22 @@ class StoredBackend(Backend):
 
         `until` (monotonic) ends it sooner; past it, the error is a StoreTimeout.
         """
-        began, pause = time.monotonic(), 0.0
+        pauses = Pauses(self, until)
         while True:
             try:
                 return action()
             except self.outages as error:
-                now = time.monotonic()
-                if until is not None and now + pause >= until:
-                    raise StoreTimeout(f"{self._down(error)}; the task may still finish") from error
-                if now + pause - began >= self.patience:
-                    raise StoreUnavailable(
-                        f"{self._down(error)}, tried for {now - began:.1f} s (`result_store_timeout`); see that it "
-                        "runs and that this machine reaches it"
-                    ) from error
-                logger.info("%s; trying again", self._down(error))
-            time.sleep(pause)  # nothing tells when a server is back: it is asked again
-            pause = min(LONGEST, max(FIRST, pause * 2))
+                time.sleep(pauses.after(error))  # nothing tells when a server is back: it is asked again
 
-    def _down(self, error: Exception) -> str:
+    def down(self, error: Exception) -> str:
+        """Say that the store cannot be reached, and why."""
         reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
         return f"the result store {mask_url(self.url)} does not answer: {reason or type(error).__name__}"
 
     def _late(self, left: Mapping[str, bytes | None], timeout: float | None) -> str:
         """What a wait says that came to its end; `left` holds the newest record of each id it still waits for."""
-        first = min(left)
-        record, others = left[first], f" and {len(left) - 1} more" if len(left) > 1 else ""
-        state = self.unpacked(first, record).status if record else states.PENDING
-        return (
-            f"no result of {first}{others} within {timeout:g} s; its last known state is {state}; the task may "
-            "still finish"
-        )
+        record = left[min(left)]
+        return late(left, self.unpacked(min(left), record).status if record else states.PENDING, timeout)
 
     def _packed(self, envelope: Envelope) -> bytes:
         kind, compression = envelope.properties.content_type or JSON, self.options.compression
@@ -180,3 +167,27 @@ class StoredBackend(Backend):
                 body = inflate(body, packing, self.options.format.inflate_limit)
         properties = Properties(content_type=kind, content_encoding=encoding, correlation_id=task_id)
         return from_body(read_body(Envelope(Address("", ""), body, properties), self.options.format))
+
+
+class Pauses:
+    """How one action on a store that is down is tried again: at once, then ever later, for the store's patience."""
+
+    def __init__(self, store: StoredBackend, until: float | None) -> None:
+        self._store = store
+        self._until = until
+        self._began = time.monotonic()
+        self._next = 0.0
+
+    def after(self, error: Exception) -> float:
+        """Return the seconds until it is tried again. Raises StoreUnavailable, or StoreTimeout past `until`."""
+        now, pause, said = time.monotonic(), self._next, self._store.down(error)
+        if self._until is not None and now + pause >= self._until:
+            raise StoreTimeout(f"{said}; the task may still finish") from error
+        if now + pause - self._began >= self._store.patience:
+            raise StoreUnavailable(
+                f"{said}, tried for {now - self._began:.1f} s (`result_store_timeout`); see that it runs and that "
+                "this machine reaches it"
+            ) from error
+        logger.info("%s; trying again", said)
+        self._next = min(LONGEST, max(FIRST, pause * 2))
+        return pause

@@ -10,6 +10,7 @@ import inspect
 import logging
 import traceback as tracebacks
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,25 +42,51 @@ from amqptasks.transport import codec
 logger = logging.getLogger(__name__)
 
 
-def fail(app: Client, sig: Signature, error: BaseException, parent_id: str | None) -> None:
-    """A signature will not run: tell the states of all its tasks, and call the errbacks of those that were next.
+def fail(
+    app: Client, sig: Signature, error: BaseException, parent_id: str | None, *, quiet: bool = False
+) -> None:
+    """A signature will not run: call the errbacks of those of its tasks that were next, then tell the states of all.
 
-    Those of a group are each member's, of a chain the first step's, of a chord its body's.
+    Those of a group are each member's, of a chain the first step's, of a chord its body's. `quiet`: none runs here.
     """
     error, trace = fitting(app, error, "".join(tracebacks.format_exception(error)))
+    results = [each for task in leaves(sig) for each in told(app, task, error, trace, parent_id)]
     counts: list[Envelope] = []
     try:
-        with app.batch() as batch:
-            for task in leaves(sig):
-                for envelope in told(app, task, error, trace, parent_id):
-                    batch.add(envelope)
+        with app.batch():
             for task in _next(sig):
-                request = _unrun(task, parent_id)
-                counts += call_errbacks(app, as_list(task.options.get("link_error")), request, error, trace)
+                request, errbacks = _unrun(task, parent_id), as_list(task.options.get("link_error"))
+                counts += call_errbacks(app, errbacks, request, error, trace, quiet=quiet)
     except PublishError as refused:
         _ask_why(app, refused)
+    _publish(app, results)
     if counts:
         app.connection.publish(counts)  # the parts that they count are confirmed by now
+
+
+def _publish(app: Client, results: Sequence[Envelope]) -> None:
+    """Publish results. One that finds no queue waits if the queue's node is down; else its caller is gone."""
+    if not results:
+        return
+    ticket = app.connection.submit([replace(result, fate="raise") for result in results])
+    try:
+        ticket.wait()
+    except TransportError:
+        if not all(isinstance(error, Unroutable) for _, error in ticket.failures) or not ticket.failures:
+            raise
+    to, late = Address(parts.INTERNAL, parts.internal_key(app.conf)), []
+    for result, _ in ticket.failures:
+        try:
+            app.connection.inspect(result.address.routing_key)
+        except NotFound:
+            logger.info("dropped a result for %s: its caller is gone", result.address.routing_key)
+        except TransportError as error:
+            logger.warning("a result waits: %s", error)
+            late.append(late_parts.result(codec.pack(result), to, app.conf.result_expires))
+        else:
+            late.append(codec.pack(result))  # it is there by now
+    if late:
+        app.connection.publish(late)
 
 
 def _ask_why(app: Client, refused: PublishError) -> None:
@@ -163,10 +190,13 @@ def call_errbacks(
     request: Request,
     error: BaseException,
     trace: str,
+    *,
+    quiet: bool = False,
 ) -> list[Envelope]:
     """Call what is to be called when a task failed: with (request, exc, traceback) here, else sent with its id.
 
-    Returns the calls that count the parts which were left: to be published once those are confirmed.
+    Returns the calls that count the parts which were left: to be published once those are confirmed. `quiet`: what
+    would run here is left out, and said to be.
     """
     counts: list[Envelope] = []
     for errback in errbacks:
@@ -176,6 +206,9 @@ def call_errbacks(
         call = signature(errback, app=app)
         task = None if call.get("subtask_type") else app.tasks.get(call.task)
         if task is not None and takes_several(task.run):
+            if quiet:
+                logger.error("errback %s of %s is left out: it may be what kills", call.task, request.id)
+                continue
             try:
                 task(request, error, trace, *call.args, **call.kwargs)
             except Exception:

@@ -120,8 +120,8 @@ def _ready(app: Client, queue: str) -> int:
     return found.messages
 
 
-def _drain(app: Client, queue: str, count: int) -> Drained | None:
-    """Claim a chord's queue and take what lies in it; None when it is gone.
+def _drain(app: Client, queue: str, count: int, *, most: int = 0) -> Drained | None:
+    """Claim a chord's queue and take what lies in it, the first `most` if it says so; None when it is gone.
 
     Raises Busy when another join has it, and when fewer than `count` messages come: missing parts would be counted
     again when they come, but those that are there by nobody.
@@ -137,7 +137,7 @@ def _drain(app: Client, queue: str, count: int) -> Drained | None:
             deliveries.append(delivery)
             arrived.set()
 
-        consumer = await link.consume(queue, take, lambda error: arrived.set(), prefetch=0, exclusive=True)
+        consumer = await link.consume(queue, take, lambda error: arrived.set(), prefetch=most, exclusive=True)
         try:
             await _filled(link, arrived, lambda: len(deliveries) >= count, patience)
             if len(deliveries) < count:
@@ -274,6 +274,33 @@ def expired(app: Client, chord: str, seconds: float) -> None:
                 f"{seconds:g} s, the chord's timeout"
             )
             failing.fail(app, signature(drained.plan.body, app=app), error, chord)
+        _finish(app, queue, drained)
+    except BaseException:
+        _release(app, drained)
+        raise
+
+
+def abandon(app: Client, chord: str, error: ChordError, *, least: int = 0, quiet: bool = False) -> None:
+    """Fail a chord that cannot be joined, by its plan alone: reading the parts may be what kills. Raises as `unlock`.
+
+    One that has not more than `least` messages is left alone: its other parts will be counted as they come.
+    `quiet`: as `failing.fail`.
+    """
+    queue = parts.queue_of(chord)
+    try:
+        count = _ready(app, queue)
+    except NotFound:
+        return
+    if count <= least:
+        return
+    drained = _drain(app, queue, 1, most=1)
+    if drained is None:
+        return
+    try:
+        if drained.plan is None:
+            logger.error("the chord %s cannot be told that it failed: its plan is not in its queue", chord)
+        else:
+            failing.fail(app, signature(drained.plan.body, app=app), error, chord, quiet=quiet)
         _finish(app, queue, drained)
     except BaseException:
         _release(app, drained)

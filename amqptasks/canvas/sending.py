@@ -144,6 +144,15 @@ def _told(step: Signature) -> dict[str, Any]:
     return {key: last.options[key] for key in ("task_id", "reply_to") if key in last.options}
 
 
+def held(kind: str, args: Sequence[Any], kwargs: Mapping[str, Any], app: Client) -> Signature:
+    """Return what a call of `amqptasks.chain`, `group` or `chord` is to send: what its `canvas` says; without it, what
+    its own keywords say."""
+    canvas = kwargs.get("canvas")
+    said = {"kwargs": kwargs, "options": {}} if canvas is None else canvas
+    stored = {"task": f"celery.{kind}", "subtask_type": kind, "args": args, "immutable": False, **said}
+    return signature(stored, app=app)
+
+
 def unwrapped(step: Mapping[str, Any], app: Client) -> Signature:
     """Return the signature of a step that came in a message."""
     name = str(step.get("task"))

@@ -16,11 +16,9 @@ from typing import TYPE_CHECKING, Any
 from amqptasks import protocol, retrying, states
 from amqptasks.amqp import Address, Delivery, Envelope, Parcel
 from amqptasks.backends.base import Meta
+from amqptasks.builtin import LATE_TASKS
 from amqptasks.canvas import failing
 from amqptasks.errors import (
-    ContentDisallowed,
-    EncodeError,
-    MessageError,
     NotRegistered,
     Reject,
     Retry,
@@ -146,14 +144,17 @@ class Conclusions:
             again = strangers.sent_back(self._follow, delivery, self._unknown_retries)
             if again is not None:
                 return Outcome(publish=self._packed([again]))
-        reason = _reason(error)
+        reason = deadletters.reason_of(error)
         logger.error(
             "refused a message on %s, now in its dead-letter queue: %s: %s", delivery.queue, reason, error
         )
         dead = deadletters.refused(
             delivery, self._dead, reason=reason, error=f"{type(error).__name__}: {error}", node=self._node
         )
-        told = [*self._follow.refused(delivery, error), *self._tell_sender(delivery, error)]
+        told = [
+            *self._follow.refused(delivery, error),
+            *storing.sender_told(self._app.backend, delivery, error),
+        ]
         return Outcome(publish=(dead, *self._packed(told)), state=states.REJECTED)
 
     def ignored(self, request: Request, ignore: Exception) -> Outcome:
@@ -167,16 +168,25 @@ class Conclusions:
         envelope = protocol.encode(kept, Address("", delivery.queue))
         return Outcome(publish=self._packed([replace(envelope, fate="dead")]))
 
-    def unwritten(self, task: Task[..., Any], delivery: Delivery, error: Exception) -> Outcome:
-        """The last resort: the message, with what went wrong on it, in its dead-letter queue; and FAILURE by message.
-
-        For want of a store it goes back instead, if the task is late-acknowledged: it may run again.
-        """
-        if isinstance(error, StoreUnavailable) and self._of(task).acks_late:
+    def unwritten(
+        self, task: Task[..., Any], request: Request, delivery: Delivery, error: Exception
+    ) -> Outcome:
+        """The last resort: the message, with what went wrong on it, in its dead-letter queue; who waits is told if
+        that can be written. For want of a store it goes back instead, if the task is late-acknowledged."""
+        down = isinstance(error, StoreUnavailable)
+        if down and self._of(task).acks_late:
             return Outcome(Verdict.REQUEUE)
         said = f"{type(error).__name__}: {error}"
         dead = deadletters.refused(delivery, self._dead, reason="outcome", error=said, node=self._node)
-        told = () if self._app.backend.stores else self._packed(self._tell_sender(delivery, error))
+        told: tuple[Parcel, ...] = ()
+        try:
+            told = self._packed(self._follow.unrun(request, error, chain=not down))
+            if not down and not self._ignores(task, request):
+                told += self._packed(storing.sender_told(self._app.backend, delivery, error))
+        except Exception as silent:
+            down, error = True, silent
+        if down:
+            logger.error("Task %s[%s]: who waits for it is not told: %r", task.name, request.id, error)
         return Outcome(publish=(dead, *told), state=states.FAILURE)
 
     def obituary(self, run: Run, task: Task[..., Any], request: Request) -> Outcome:
@@ -188,6 +198,8 @@ class Conclusions:
                 return self._revoked(run, task, request)
             case Cause.LOST:
                 return self._lost(run, task, request)
+            case Cause.SPENT | Cause.BURIED:
+                return self._buried(run, task, request)
         outcome = self.failed(task, request, TimeLimitExceeded(float(run.detail)))
         options = self._of(task)
         again = options.acks_late and not options.acks_on_timeout
@@ -242,11 +254,25 @@ class Conclusions:
         outcome = self.failed(task, request, error)
         return Outcome(publish=(dead, *outcome.publish), state=states.FAILURE)
 
+    def _buried(self, run: Run, task: Task[..., Any], request: Request) -> Outcome:
+        """A dead letter whatever its options say, and WorkerLost for the caller. BURIED: none of the user's code."""
+        error, quiet = WorkerLost(run.detail), run.cause is Cause.BURIED
+        reason = "crashed" if quiet else "delivery_limit"
+        dead = deadletters.refused(run.delivery, self._dead, reason=reason, error=str(error), node=self._node)
+        if quiet:
+            logger.error("Task %s[%s]: %s", request.name, request.id, error)
+            outcome = self._failure(task, request, error, "", quiet=True)
+        else:
+            outcome = self.failed(task, request, error)
+        return Outcome(publish=(dead, *outcome.publish), state=states.FAILURE)
+
     # --- parts -------------------------------------------------------------------------------------------
 
-    def _failure(self, task: Task[..., Any], request: Request, error: BaseException, trace: str) -> Outcome:
+    def _failure(
+        self, task: Task[..., Any], request: Request, error: BaseException, trace: str, quiet: bool = False
+    ) -> Outcome:
         envelopes: list[Envelope] = []
-        follows = request.chain or request.errbacks
+        follows = request.chain or request.errbacks or task.name in LATE_TASKS
         if not self._ignores(task, request) or self._of(task).store_errors_even_if_ignored:
             try:
                 envelopes = self._sized(self._stored(request, states.FAILURE, error, trace))
@@ -256,26 +282,8 @@ class Conclusions:
         elif follows:
             error, trace = failing.fitting(self._app, error, trace)
         if follows:
-            envelopes += self._follow.failure(request, error, trace)
+            envelopes += self._follow.failure(request, error, trace, quiet=quiet)
         return Outcome(publish=self._packed(envelopes), state=states.FAILURE)
-
-    def _tell_sender(self, delivery: Delivery, error: Exception) -> list[Envelope]:
-        try:
-            sender = codec.decode_header(delivery.header)
-        except Exception:  # the header itself is what cannot be read: nobody to tell
-            return []
-        backend = self._app.backend
-        if not sender.correlation_id or not (sender.reply_to or backend.stores):
-            return []
-        meta = Meta(
-            task_id=sender.correlation_id,
-            status=states.FAILURE,
-            result=error,
-            reply_to=sender.reply_to,
-            correlation_id=sender.correlation_id,
-            date_done=_now(),
-        )
-        return storing.store(backend, meta, late=False)
 
     def _stored(self, request: Request, state: str, value: Any, trace: str | None = None) -> list[Envelope]:
         ready = state in states.READY_STATES
@@ -328,17 +336,6 @@ class Conclusions:
                     f"{self._largest} bytes (`broker_max_message_size`); store the data elsewhere and send a reference"
                 )
         return envelopes
-
-
-def _reason(error: Exception) -> str:
-    match error:
-        case NotRegistered():
-            return "unknown"
-        case ContentDisallowed():
-            return "forbidden"
-        case EncodeError() | MessageError():
-            return "undecodable"
-    return "refused"
 
 
 def _now() -> str:

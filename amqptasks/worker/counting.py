@@ -16,7 +16,7 @@ from amqptasks.amqp import Address, Parcel
 from amqptasks.errors import Nacked, TransportError, Unroutable
 from amqptasks.protocol import CHORDS
 from amqptasks.transport.base import Done
-from amqptasks.transport.publisher import Publisher
+from amqptasks.worker.late_results import LateResults
 
 MOMENT = 0.002
 """Seconds that a call waits for others. A count costs as much as a short task (docs/explanation/chords.md)."""
@@ -33,7 +33,7 @@ class Part:
 class Counting:
     """Posts what follows from runs, each run's messages in order: counts late and gathered, all else at once."""
 
-    def __init__(self, publisher: Publisher, internal: Address | None = None) -> None:
+    def __init__(self, publisher: LateResults, internal: Address | None = None) -> None:
         """`internal`: where calls to the workers themselves go, if this one may make any."""
         self._publisher = publisher
         self._internal = internal
@@ -45,7 +45,7 @@ class Counting:
         """As `Publisher.post`. A part that was refused for now may be posted again."""
         if parcel.fate == "count":
             self._count(parcel, done)
-        elif parcel.routing_key.startswith(CHORDS):
+        elif parcel.fate == "part":
             self._part(parcel, done)
         else:
             self._publisher.post(parcel, done)

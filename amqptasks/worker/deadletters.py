@@ -12,8 +12,17 @@ from datetime import UTC, datetime
 
 from amqptasks import protocol, states
 from amqptasks.amqp import Address, Delivery, Envelope, Parcel, Properties
-from amqptasks.errors import AmqptasksError
+from amqptasks.errors import (
+    AmqptasksError,
+    ContentDisallowed,
+    EncodeError,
+    MessageError,
+    NotRegistered,
+    WorkerLost,
+)
 from amqptasks.transport import codec
+
+KILLS_TWICE = "children died while they wrote what follows from this task, the last by {}"
 
 
 def refused(
@@ -26,6 +35,25 @@ def refused(
     if crashes:
         headers[protocol.CRASHES] = crashes
     return _dead(properties, delivery.body, headers, Address(exchange, delivery.queue))
+
+
+def buried(delivery: Delivery, exchange: str, error: str, node: str, serializer: str) -> tuple[Parcel, ...]:
+    """Return the dead letter of what kills everybody who reads it; with a `serializer`, WorkerLost for its caller."""
+    dead = refused(delivery, exchange, reason="crashed", error=error, node=node)
+    answer = told(delivery, WorkerLost(error), serializer) if serializer else None
+    return (dead,) if answer is None else (dead, answer)
+
+
+def reason_of(error: Exception) -> str:
+    """Return the word for why a message cannot be run."""
+    match error:
+        case NotRegistered():
+            return "unknown"
+        case ContentDisallowed():
+            return "forbidden"
+        case EncodeError() | MessageError():
+            return "undecodable"
+    return "refused"
 
 
 def told(delivery: Delivery, error: Exception, serializer: str) -> Parcel | None:

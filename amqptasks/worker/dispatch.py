@@ -18,24 +18,28 @@ from itertools import count
 
 from amqptasks import states
 from amqptasks.amqp import Delivery, Parcel
-from amqptasks.errors import Nacked, NotFound, TooLarge, TransportError, Unroutable, WorkerLost
+from amqptasks.errors import Nacked, NotFound, TooLarge, TransportError, Unroutable
 from amqptasks.transport.publisher import Publisher
-from amqptasks.worker.admission import REVOKED, admit, fields_of, identity_of, may_be_there_twice
+from amqptasks.worker.admission import REVOKED, Admission, admit, fields_of, identity_of, may_be_there_twice
 from amqptasks.worker.counting import Counting
-from amqptasks.worker.deadletters import forwarded, refused, told
+from amqptasks.worker.deadletters import KILLS_TWICE, buried, forwarded
 from amqptasks.worker.doubles import Doubles
 from amqptasks.worker.flight import UNKNOWN_TASK, Counters, Flight, Watched
 from amqptasks.worker.holding import Holding
 from amqptasks.worker.lane import Lane
+from amqptasks.worker.late_results import LateResults
 from amqptasks.worker.outcome import Cause, Manifest, Outcome, Run, TaskOptions, Verdict
 from amqptasks.worker.pools.base import Pool
-from amqptasks.worker.replies import FULL, Replies
+from amqptasks.worker.replies import Replies
 from amqptasks.worker.revoked import Revoked
 
 logger = logging.getLogger(__name__)
 
 OBITUARIES = 3
-"""Children that may die on one message before the parent gives up on having its obituary written."""
+"""Children that may die on one message before its obituary is written without the user's code; the next one that
+dies has the parent give up."""
+OWED = (Cause.SPENT, Cause.BURIED, Cause.LOST, Cause.TIMEOUT, Cause.TERMINATED)
+"""Obituaries of what was started once, or would be a dead letter of the broker's if it were given back."""
 
 
 class Dispatch:
@@ -68,12 +72,9 @@ class Dispatch:
 
     def begin(self, publisher: Publisher, manifest: Manifest) -> None:
         """The pool has started and told what it knows; deliveries may come now."""
-        self._publisher, self._following = publisher, Counting(publisher, manifest.internal)
-        self._replies = Replies(
-            publisher,
-            persistent=bool(manifest.settings.get("result_persistent")),
-            limit=manifest.settings.get("broker_max_message_size") or FULL,
-        )
+        late = LateResults(publisher, manifest)
+        self._publisher, self._following = publisher, Counting(late, manifest.internal)
+        self._replies = Replies.of(late, manifest.settings)
         self._verbose = logger.isEnabledFor(logging.INFO)
         self.received_hook = "task_received" in manifest.hooks
         self.tasks = manifest.tasks
@@ -103,6 +104,8 @@ class Dispatch:
         if self._verbose and fields:
             logger.info("Task %s[%s] received", *map(fields.get, ("task", "id")))
         now = admit(fields, options, time.time())
+        if again and now.cause is Cause.RUN and (spent := lane.spent(delivery)):
+            now = Admission(Cause.SPENT, spent)
         if self.revoked.any and self.revoked.covers(fields.get("id"), delivery):
             now = REVOKED
         if self.events is not None:
@@ -188,17 +191,16 @@ class Dispatch:
         if self._abandoning and cause is Cause.TERMINATED:
             cause = Cause.LOST  # by the worker's end; nobody has revoked it
         if flight.losses > OBITUARIES:
+            cause, reason = Cause.BURIED, KILLS_TWICE.format(reason)
+        if flight.losses > OBITUARIES + 1:
             self._bury(flight, reason)
             return
         self.pool.submit(Run(key, flight.delivery, cause, reason, watch=self.events is not None))
 
-    def _bury(self, flight: Flight, reason: str) -> None:
+    def _bury(self, flight: Flight, error: str) -> None:
         """Its obituary kills children too: the message goes to the dead letters as it is, from here."""
-        error = f"children died while they wrote what follows from this task, the last by {reason}"
         logger.error("%s: %s", flight.identity, error)
-        dead = refused(flight.delivery, self._dead_exchange, reason="crashed", error=error, node=self._node)
-        answer = told(flight.delivery, WorkerLost(error), self._serializer) if self._serializer else None
-        publish = (dead,) if answer is None else (dead, answer)
+        publish = buried(flight.delivery, self._dead_exchange, error, self._node, self._serializer)
         self.finished(flight.key, Outcome(publish=publish, state=states.FAILURE))
 
     # --- out ---------------------------------------------------------------------------------------------
@@ -307,8 +309,8 @@ class Dispatch:
             flight = self.flights.get(run.key)
             if flight is None:
                 continue
-            if run.cause in (Cause.LOST, Cause.TIMEOUT, Cause.TERMINATED):
-                self.pool.submit(run)  # started once: its obituary is owed
+            if run.cause in OWED:
+                self.pool.submit(run)
                 continue
             returned += 1
             self._settle(flight, Verdict.REQUEUE)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import json
 import logging
+import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
@@ -92,7 +94,7 @@ class Executor:
     def close(self) -> None:
         """Close what tasks opened in this process through the app."""
         self._loops.close()
-        signals.worker_process_shutdown.send(sender=None, pid=None, exitcode=0)
+        signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
         self.app.close()
 
     def _drive(self, steps: Steps, run: Run) -> Outcome:
@@ -118,7 +120,8 @@ class Executor:
                 request = Request.of(self._read(run), run.delivery, hostname=self.node)
                 announcing.received(self._tasks, request, self.node)
         else:
-            getattr(signals, run.detail).send(sender=self.node)
+            named = json.loads(run.delivery.body) if run.delivery.body else {}
+            getattr(signals, run.detail).send(sender=self.node, **named)
         return Outcome()
 
     # --- steps -------------------------------------------------------------------------------------------
@@ -133,6 +136,8 @@ class Executor:
             task = self._task_named(message.task)
         except (MessageError, NotRegistered) as error:
             outcome = self._conclude.refused(run.delivery, error)
+            if outcome.state == states.REJECTED:
+                announcing.refused(run.delivery, error, self.node)
             return telling.refused(outcome, error) if run.watch else outcome
         if message.version == 1 and run.cause is Cause.RUN:
             return self._conclude.translated(run.delivery, message)
@@ -168,7 +173,10 @@ class Executor:
             logger.exception("Task %s[%s]: its outcome could not be written", request.name, request.id)
             for unheard in taken():
                 unheard.close()
-            return self._conclude.unwritten(task, run.delivery, error)
+            outcome = self._conclude.unwritten(task, request, run.delivery, error)
+            if left := taken():
+                yield from left
+            return outcome
         else:
             return outcome
         finally:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from amqptasks import batch, declarations, delay, protocol, states
 from amqptasks.amqp import Address, Delivery, Envelope, Parcel
-from amqptasks.canvas import failing, sending
+from amqptasks.builtin import LATE_TASKS
+from amqptasks.canvas import failing, giving_up, sending
 from amqptasks.canvas.parts import PART
 from amqptasks.canvas.sending import unwrapped
 from amqptasks.composing import Call
@@ -59,29 +60,38 @@ class FollowUps:
                 self._step(unwrapped(following, self._app), value, rest)
         return dead_if_unroutable(gathering.envelopes)
 
-    def failure(self, request: Request, error: BaseException, trace: str) -> list[Envelope]:
-        """The same FAILURE for every later step of the chain, then errbacks."""
+    def failure(
+        self, request: Request, error: BaseException, trace: str, *, quiet: bool = False
+    ) -> list[Envelope]:
+        """The same FAILURE for every later step of the chain, then errbacks; what a workflow hangs on is given up.
+
+        `quiet`: errbacks that would run here are left out.
+        """
         told = failing.rest_told(self._app, request.chain or (), error, trace, request.id)
         with self._gathered() as gathering:
-            counts = failing.call_errbacks(self._app, request.errbacks or (), request, error, trace)
+            errbacks = request.errbacks or ()
+            counts = failing.call_errbacks(self._app, errbacks, request, error, trace, quiet=quiet)
         gathering.envelopes += counts
-        return [*told, *dead_if_unroutable(gathering.envelopes)]
+        return [*told, *dead_if_unroutable([*gathering.envelopes, *self._given_up(request, error)])]
 
     def left(self, request: Request, error: Exception) -> list[Envelope]:
         """What follows a run that ended without a value or a failure: what replaces it; else its chord, and once
         revoked its chain, are told."""
         if request.replaced is not None:
             return dead_if_unroutable(request.replaced)
+        return self.unrun(request, error, chain=isinstance(error, TaskRevoked))
+
+    def unrun(self, request: Request, error: Exception, *, chain: bool = True) -> list[Envelope]:
+        """What waits for a value that will not come is told: the chord, the rest of the `chain`; no errback is."""
         linked = [errback for errback in request.errbacks or () if errback["task"] == PART]
-        revoked = isinstance(error, TaskRevoked)
-        if not linked and not (revoked and request.chain):
+        if not linked and not (chain and (request.chain or request.task in LATE_TASKS)):
             return []
         trace = f"{type(error).__name__}: {error}"
-        told = failing.rest_told(self._app, request.chain or (), error, trace, request.id) if revoked else []
+        told = failing.rest_told(self._app, request.chain or (), error, trace, request.id) if chain else []
         with self._gathered() as gathering:
             counts = failing.call_errbacks(self._app, linked, request, error, trace)
         gathering.envelopes += counts
-        return [*told, *dead_if_unroutable(gathering.envelopes)]
+        return [*told, *dead_if_unroutable([*gathering.envelopes, *self._given_up(request, error)])]
 
     def refused(self, delivery: Delivery, error: Exception) -> list[Envelope]:
         """What follows from a call that nobody here can run, as far as it can be read: as if it had failed."""
@@ -122,6 +132,12 @@ class FollowUps:
         return codec.pack(copied(delivery, headers))
 
     # --- parts -------------------------------------------------------------------------------------------
+
+    def _given_up(self, request: Request, error: BaseException) -> list[Envelope]:
+        if request.task not in LATE_TASKS:
+            return []
+        told = giving_up.call(request, error, self._app.conf)
+        return [] if told is None else [told]
 
     @contextmanager
     def _gathered(self) -> Iterator[batch.Gathering]:

@@ -8,12 +8,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from amqptasks.amqp import Delivery
-from amqptasks.errors import TransportError
+from amqptasks.amqp import Delivery, Queue
+from amqptasks.errors import AmqptasksError, TransportError
+from amqptasks.transport import codec
 from amqptasks.transport.base import Consumer
 from amqptasks.worker.outcome import WorkerQueue
 from amqptasks.worker.prefetch import Prefetch
 from amqptasks.worker.settling import Settler
+
+DELIVERIES = "x-delivery-count"
+"""The broker's header: how often a message of a quorum queue has come back to it."""
 
 
 class Lane:
@@ -34,6 +38,8 @@ class Lane:
         self.renewing = False
         self.ended: TransportError | None = None
         """Why the broker ended its consumer, once it has."""
+        self.limit = _delivery_limit(queue)
+        """How often the broker delivers a message again; None: nobody here knows."""
 
     def take(self, delivery: Delivery) -> None:
         """The consumer's callback. The broker may deliver before `consume` has returned: those wait for `attach`."""
@@ -48,6 +54,21 @@ class Lane:
         early, self._early = self._early or [], None
         for delivery in early:
             self._receive(self, delivery)
+
+    def spent(self, delivery: Delivery) -> str:
+        """Say that the broker would not deliver this once more; empty while it would, or nobody knows."""
+        if self.limit is None or not delivery.redelivered:
+            return ""
+        try:
+            count = codec.select(delivery.header, (DELIVERIES,)).get(DELIVERIES)
+        except (AmqptasksError, ValueError, IndexError):
+            return ""
+        if not isinstance(count, int) or count < self.limit:
+            return ""
+        return (
+            f"it came back {count} times, from workers that died or gave it back, and the broker would not deliver "
+            f"it again (x-delivery-limit {self.limit})"
+        )
 
     def took(self) -> None:
         self.held += 1
@@ -79,3 +100,11 @@ class Lane:
 
     def __repr__(self) -> str:
         return f"<Lane {self.queue.name} | holds {self.held} of {self.prefetch.value}>"
+
+
+def _delivery_limit(queue: WorkerQueue) -> int | None:
+    for entity in queue.declare:
+        if isinstance(entity, Queue) and entity.name == queue.name:
+            limit = entity.arguments.get("x-delivery-limit")
+            return limit if isinstance(limit, int) and limit >= 0 else None
+    return None

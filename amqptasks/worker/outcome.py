@@ -39,6 +39,10 @@ class Cause(enum.IntEnum):
     """Why a child is given a delivery: to run it, or to say what follows from its end (an obituary)."""
 
     RUN = 0
+    SPENT = 1
+    """The broker has delivered it as often as its queue's `x-delivery-limit` lets it; `detail` says so."""
+    BURIED = 2
+    """The children that wrote its obituary died too: an obituary without any of the user's code."""
     REVOKED = 3
     EXPIRED = 4
     LOST = 5
@@ -125,6 +129,8 @@ class Manifest:
     """Signals of the worker itself that the app connected to; a helper child sends them."""
     commands: Mapping[str, float] = field(default_factory=dict)
     """The app's own commands, by name and alias, with their time limits; the same child carries them out."""
+    clock: str | None = None
+    """The variable TZ, which loading an app may set (Django does): the log has one clock."""
 
     @property
     def internal(self) -> Address | None:

@@ -9,13 +9,15 @@ the loop's thread only.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from amqptasks.amqp import Parcel
 from amqptasks.backends import wire
 from amqptasks.errors import TransportError
 from amqptasks.transport.base import Done
-from amqptasks.transport.publisher import Publisher
+from amqptasks.worker.late_results import LateResults
 
 LARGEST = 16 * 1024
 """Bytes from which a result travels alone."""
@@ -34,7 +36,7 @@ class Replies:
     """Gathers results for `publisher`. `persistent`: bundles survive a restart of the broker, as their results;
     `limit`: bytes that a message may have."""
 
-    def __init__(self, publisher: Publisher, *, persistent: bool, limit: int) -> None:
+    def __init__(self, publisher: LateResults, *, persistent: bool, limit: int) -> None:
         self._publisher = publisher
         self._persistent = persistent
         self._full = min(FULL, limit)
@@ -42,6 +44,12 @@ class Replies:
         self._busy = False
         self._gathered: dict[str, list[tuple[Parcel, Done]]] = {}
         self._sizes: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, publisher: LateResults, settings: Mapping[str, Any]) -> Replies:
+        """As the settings say: `result_persistent`, `broker_max_message_size`."""
+        limit = settings.get("broker_max_message_size") or FULL
+        return cls(publisher, persistent=bool(settings.get("result_persistent")), limit=limit)
 
     def post(self, parcel: Parcel, done: Done) -> None:
         """As `Publisher.post`, for a result."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from amqptasks import App, states
+from amqptasks.backends.awaiting import awatch
 from amqptasks.backends.base import Backend, Meta
 from amqptasks.backends.database import RESULTS, DatabaseBackend
 from amqptasks.backends.stored import StoreOptions
@@ -97,3 +100,55 @@ def test_the_built_in_task_deletes_what_is_expired(tmp_path: Path) -> None:
 
         with app.backend.engine.connect() as connection:
             assert connection.execute(RESULTS.select()).all() == []
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_who_waits_looks_ever_less_often_up_to_the_interval(
+    tmp_path: Path, awaited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 0, 0.01, 0.03, 0.07, 0.15, 0.31, 0.63, 1.13, 1.63 s, and when the time is over."""
+    backend = DatabaseBackend(f"db+sqlite:///{tmp_path}/results.db", replace(OPTIONS, interval=0.5))
+    looks: list[float] = []
+    look = backend._records
+    monkeypatch.setattr(backend, "_records", lambda ids: looks.append(time.monotonic()) or look(ids))
+
+    async def wait() -> None:
+        async for _ in awatch(backend, ["t1"], 1.9):
+            raise AssertionError("there is nothing to be seen")
+
+    with pytest.raises(TimeoutError, match=r"no result of t1 within 1\.9 s; its last known state is PENDING"):
+        asyncio.run(wait()) if awaited else list(backend.watch(["t1"], 1.9))
+    backend.close()
+
+    assert 2 <= len(looks) <= 11, "a clock that is coarse may cost one more"
+    assert looks[-1] - looks[0] > 1.5, "the last look is at the end"
+
+
+def test_a_cancelled_wait_holds_no_thread_and_asks_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = DatabaseBackend(f"db+sqlite:///{tmp_path}/results.db", replace(OPTIONS, interval=0.5))
+    looks: list[int] = []
+    look = backend._records
+
+    async def scenario() -> None:
+        looked = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def noted(ids: Sequence[str]) -> list[tuple[str, bytes]]:
+            looks.append(len(ids))
+            loop.call_soon_threadsafe(looked.set)
+            return look(ids)
+
+        monkeypatch.setattr(backend, "_records", noted)
+        waiting = asyncio.ensure_future(anext(awatch(backend, ["t1"], None)))
+        await looked.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        seen = len(looks)
+        await asyncio.sleep(1.2)
+        assert len(looks) <= seen + 1, "one may have been on its way"
+
+    asyncio.run(scenario())
+    backend.close()

@@ -250,7 +250,7 @@ def test_a_group_takes_no_link(add: Any) -> None:
 
 
 def test_an_empty_group_answers_an_empty_list(app: App) -> None:
-    assert group(app=app).apply_async().get(timeout=1) == []
+    assert group(app=app).apply_async().get(timeout=10) == []
 
 
 def test_chunks_run_many_calls_in_few_messages(app: App, add: Any, work: Work) -> None:
@@ -278,15 +278,25 @@ def test_the_built_in_tasks_are_registered(app: App) -> None:
 BUILT_IN = {
     *(f"amqptasks.{name}" for name in (
         "accumulate", "backend_cleanup", "chain", "chord", "chord_expired", "chord_late", "chord_part", "chord_unlock", "chunks",
-        "group", "map", "starmap",
+        "gave_up", "group", "late_result", "map", "starmap",
     )),
-    *(f"celery.{name}" for name in ("accumulate", "backend_cleanup", "chain", "chord", "group", "map", "starmap")),
+    *(f"celery.{name}" for name in ("accumulate", "backend_cleanup", "chain", "chord", "chunks", "group", "map", "starmap")),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "name",
-    ["chord_unlock", "chord_part", "chord_late", "chord_expired", "chain", "group", "chord"],
+    [
+        "chord_unlock",
+        "chord_part",
+        "chord_late",
+        "chord_expired",
+        "gave_up",
+        "late_result",
+        "chain",
+        "group",
+        "chord",
+    ],
 )
 def test_what_carries_a_workflow_on_goes_on_after_a_crash_and_never_gives_up(app: App, name: str) -> None:
     """Acknowledged before it is done, a join whose child is killed would leave its chord waiting for ever."""
@@ -308,7 +318,7 @@ def test_groups_in_a_group_are_its_members(app: App, add: Any, work: Work) -> No
     result = group(add.s(1), group(add.s(2), group(add.s(3)))).apply_async()
     work.all()
 
-    assert result.get(timeout=1) == [1, 2, 3]
+    assert result.get(timeout=10) == [1, 2, 3]
     assert len(result) == 3
 
 
@@ -317,7 +327,7 @@ def test_the_only_member_s_group_is_the_result(app: App, add: Any, work: Work) -
     result = group(add.s(1) | group(add.s(1), add.s(2))).apply_async()
     work.all()
 
-    assert result.get(timeout=1) == [2, 3]
+    assert result.get(timeout=10) == [2, 3]
 
 
 def test_a_group_is_skewed(add: Any) -> None:
@@ -343,7 +353,7 @@ def test_partial_arguments_of_a_chain_go_to_the_first_step(app: App, add: Any, w
     work.all()
 
     assert result is not None
-    assert result.get(timeout=1) == 111
+    assert result.get(timeout=10) == 111
 
 
 def test_map_goes_where_its_task_goes(app: App, add: Any) -> None:
@@ -367,7 +377,7 @@ def test_freezing_gives_the_results_that_a_call_will_have(app: App, add: Any, to
     assert (called.id, called.parent.id) == (frozen.id, frozen.parent.id)
     assert [each.id for each in called.parent] == [each.id for each in frozen.parent]
     assert called.parent.parent.id == frozen.parent.parent.id
-    assert called.get(timeout=1) == 7
+    assert called.get(timeout=10) == 7
 
 
 def test_a_frozen_canvas_survives_json_and_keeps_its_ids(app: App, add: Any, total: Any) -> None:
@@ -450,8 +460,8 @@ def test_a_task_is_replaced_under_its_own_id(app: App, add: Any, work: Work) -> 
     result = (task.s(1) | add.s(100)).apply_async()
     work.all()
 
-    assert result.get(timeout=1) == 112
-    assert result.parent.get(timeout=1) == 12
+    assert result.get(timeout=10) == 112
+    assert result.parent.get(timeout=10) == 12
 
 
 def test_a_group_replaces_a_task_by_the_list_of_its_values(
@@ -462,8 +472,8 @@ def test_a_group_replaces_a_task_by_the_list_of_its_values(
     result, alone = (task.s(1) | total.s()).apply_async(), task.delay(5)
     work.all()
 
-    assert result.get(timeout=1) == 3
-    assert alone.get(timeout=1) == [5, 6]
+    assert result.get(timeout=10) == 3
+    assert alone.get(timeout=10) == [5, 6]
 
 
 def test_a_member_of_a_chord_is_replaced(app: App, add: Any, total: Any, work: Work) -> None:
@@ -472,7 +482,7 @@ def test_a_member_of_a_chord_is_replaced(app: App, add: Any, total: Any, work: W
     result = chord([task.s(1), add.s(5)], total.s()).apply_async()
     work.all()
 
-    assert result.get(timeout=1) == 7
+    assert result.get(timeout=10) == 7
 
 
 def test_callbacks_errbacks_and_stamps_go_to_the_replacement(app: App, add: Any, work: Work) -> None:
@@ -510,7 +520,7 @@ def test_an_empty_chain_replaces_nothing(app: App, work: Work) -> None:
     work.all()
 
     with pytest.raises(ImproperlyConfigured, match="empty chain"):
-        result.get(timeout=1)
+        result.get(timeout=10)
 
 
 def test_replacing_in_place(app: App, add: Any) -> None:
@@ -578,4 +588,23 @@ def test_stamps_survive_a_retry(app: App, work: Work) -> None:
     result = sig.delay()
     work(2)
 
-    assert result.get(timeout=1) == [["key"], {"key": 1}]
+    assert result.get(timeout=10) == [["key"], {"key": 1}]
+
+
+def plain(x: int) -> int:
+    return x
+
+
+@pytest.mark.parametrize("kind", [chain, group, chord])
+@pytest.mark.parametrize("wrong", [1, None, plain])
+def test_what_is_no_call_is_no_member(add: Any, kind: Any, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"is no signature, task or name of a task; write task\.s\(\.\.\.\)"):
+        kind([add.s(1, 1), wrong])
+
+
+@pytest.mark.parametrize("method", ["link", "link_error", "on_error"])
+def test_what_is_no_call_cannot_be_linked(add: Any, method: str) -> None:
+    with pytest.raises(TypeError, match=r"5 is no signature .*task\.s\(\.\.\.\)"):
+        getattr(add.s(1, 1), method)(5)
+    with pytest.raises(TypeError, match=r"is no signature .*task\.s\(\.\.\.\)"):
+        getattr(add.s(1, 1), method)(add)

@@ -11,15 +11,24 @@ from typing import Any
 
 import pytest
 
-from amqptasks import App, chain, states
+from amqptasks import App, chain, chord, states
 from amqptasks.backends.base import Meta, Publish
 from amqptasks.backends.memory import MemoryBackend
-from amqptasks.errors import EncodeError, NotRegistered, SoftTimeLimitExceeded, StoreUnavailable, TooLarge
+from amqptasks.canvas import failing
+from amqptasks.errors import (
+    ChordError,
+    EncodeError,
+    NotRegistered,
+    SoftTimeLimitExceeded,
+    StoreUnavailable,
+    TooLarge,
+)
 from amqptasks.waiting import home
 from amqptasks.worker import storing
 from amqptasks.worker.executor import Executor
 from amqptasks.worker.outcome import Outcome, Run, Verdict
 from tests.worker.test_async_tasks import Stage
+from tests.working import Work
 
 
 class Flaky(MemoryBackend):
@@ -192,7 +201,7 @@ def test_started_is_written_before_the_value(app: App, store: Flaky, run: Callab
 
 
 def test_a_store_does_not_hold_up_the_loop(app: App, store: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storing, "PAUSE", 0.2)
+    monkeypatch.setattr(storing, "PAUSE", 1.0)
     ticks: list[float] = []
 
     @app.task(acks_late=True)
@@ -262,3 +271,65 @@ def test_a_chain_that_cannot_be_told_of_its_failure_is_run_again_or_a_dead_lette
 
     assert outcome.verdict is verdict
     assert len(outcome.publish) == (0 if late else 1)
+
+
+def unwritable(app: App, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A task that fails, and what follows from its failure cannot be written."""
+
+    def broken(*args: Any, **more: Any) -> None:
+        raise RuntimeError("errbacks are broken")
+
+    monkeypatch.setattr(failing, "takes_several", broken)
+
+    @app.task(name="proj.noted")
+    def noted(request: Any, exc: Any, traceback: Any) -> None: ...
+
+    @app.task(name="proj.unwritable")
+    async def fails() -> None:
+        raise ValueError("x")
+
+    return fails.s().set(link_error=[noted.s()])
+
+
+def test_who_waits_is_told_by_the_store_when_what_follows_cannot_be_written(
+    app: App, store: Flaky, run: Callable[[], Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its message is a dead letter then, and nobody else would say so."""
+
+    @app.task
+    def after(value: int) -> int:
+        return value
+
+    last = chain(unwritable(app, monkeypatch), after.s()).apply_async()
+
+    outcome = run()
+
+    assert [each.exchange for each in outcome.publish] == ["amqptasks.dead"]
+    for each in (last.parent, last):
+        assert isinstance(each.get(timeout=5, propagate=False), RuntimeError)
+
+
+def test_a_chord_is_told_of_a_member_whose_outcome_cannot_be_written(
+    app: App, store: Flaky, run: Callable[[], Outcome], work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = chord([unwritable(app, monkeypatch)], app.tasks["celery.accumulate"].s(index=0)).apply_async()
+
+    app.connection.publish(list(run().publish))
+    monkeypatch.undo()
+    work.all()
+
+    with pytest.raises(ChordError, match="errbacks are broken"):
+        result.get(timeout=5)
+
+
+def test_a_loss_is_said_when_not_even_the_failure_can_be_told(
+    app: App, store: Flaky, run: Callable[[], Outcome], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    member = unwritable(app, monkeypatch)
+    monkeypatch.setattr(storing, "store", lambda *args, **more: {}[0])
+    member.apply_async()
+
+    outcome = run()
+
+    assert [each.exchange for each in outcome.publish] == ["amqptasks.dead"]
+    assert "who waits for it is not told: KeyError(0)" in caplog.text
