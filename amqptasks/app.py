@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, cast, overload
 
-from amqptasks import builtin, dotted, naming, registry, signals
+from amqptasks import builtin, django_apps, dotted, naming, registry, signals
 from amqptasks import result as results
 from amqptasks.annotating import Annotations
 from amqptasks.commands import Commanding
@@ -25,10 +25,12 @@ from amqptasks.registry import AnyTask, Registrar, TaskRegistry, make_task, shar
 from amqptasks.signatures import Signature, signature
 from amqptasks.task import CoroutineTask
 from amqptasks.task import Task as BaseTask
+from amqptasks.task_checks import check_function
 from amqptasks.waiting import home, running
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T", bound=AnyTask)
 
 
 class _Default:
@@ -130,15 +132,15 @@ class App(Commanding):
     def _task_from(self, function: Callable[..., Any], options: Mapping[str, Any]) -> AnyTask:
         given = dict(options)
         base = given.pop("base", None) or self.Task
-        given.pop("shared", None)
-        name = given.pop("name", None)
+        name, _ = given.pop("name", None), given.pop("shared", None)
+        check_function(function, named=name is not None)
         if name is None:
             name = self.gen_task_name(function.__name__, function.__module__)
             naming.warn_of_hidden_name(function, name)
             return self._bind(make_task(function, name, base, given, self), named=False)
         return self._bind(make_task(function, name, base, given, self))
 
-    def register_task(self, task: AnyTask | type[AnyTask]) -> AnyTask:
+    def register_task(self, task: T | type[T]) -> T:
         """Register a task of one's own class, or an object of it, whose body is its method `run`.
 
         Raises ValueError for limits that contradict each other.
@@ -147,7 +149,7 @@ class App(Commanding):
         if not made.name:
             made.name = self.gen_task_name(type(made).__name__, type(made).__module__)
         made._app = self
-        return self._bind(registry.equipped(made))
+        return cast(T, self._bind(registry.equipped(made)))
 
     def _bind(self, task: AnyTask, *, named: bool = True) -> AnyTask:
         registered = self._registrar.add(task, named=named)
@@ -201,18 +203,21 @@ class App(Commanding):
         force: bool = False,
     ) -> None:
         """Have `package.tasks` imported, for each package that has one, when a worker starts (`force`:
-        now).
+        now). Without packages they are Django's installed apps.
         """
-        self._discovered.append((packages if packages is not None else (), related_name))
+        self._discovered.append((django_apps.packages if packages is None else packages, related_name))
         if force:
             self._discover()
 
     def import_modules(self) -> None:
         """Import what the worker must know: `imports`, `include`, and what autodiscovery found."""
         signals.import_modules.send(sender=self)
+        is_django = django_apps.set_up()
         for module in dict.fromkeys((*self.conf.imports, *self.conf.include)):
             importlib.import_module(module)
         self._discover()
+        if is_django:
+            django_apps.close_connections()
 
     def _discover(self) -> None:
         for packages, related_name in self._discovered:

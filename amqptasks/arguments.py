@@ -60,8 +60,14 @@ class Arguments:
         return text
 
 
+def _anything(*args: Any, **kwargs: Any) -> None: ...
+
+
 def _signature(function: Callable[..., Any], bound: bool) -> inspect.Signature:
-    signature = inspect.signature(function)
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # one of C's that does not say what it takes
+        signature = inspect.signature(_anything)
     if not bound:
         return signature
     parameters = list(signature.parameters.values())

@@ -19,7 +19,7 @@ from amqptasks.config import Config
 from amqptasks.declarations import Declarations, over
 from amqptasks.errors import BrokerUnavailable, ConnectionLost, NotFound, TooLarge, Unroutable
 from amqptasks.ids import new_id
-from amqptasks.options import SendOptions, check_names
+from amqptasks.options import SendOptions, check_names, check_values
 from amqptasks.resources import Resources, retry_policy
 from amqptasks.result import AsyncResult
 from amqptasks.routing import Route
@@ -59,6 +59,8 @@ class Client(Awaited):
         **options: Unpack[SendOptions],
     ) -> AsyncResult[Any]:
         """Call a task by its name, registered here or not. Options are those of `Task.apply_async`."""
+        if not isinstance(name, str):
+            raise TypeError(f"a task's name is a string, not {name!r}")
         check_names(options, name)
         known = self.tasks.get(name)
         return self.send(name, args or (), kwargs or {}, options, NOTHING if known is None else known.preset)
@@ -115,11 +117,15 @@ class Client(Awaited):
         options: Mapping[str, Any],
         preset: Mapping[str, Any],
     ) -> AsyncResult[Any]:
-        call = compose(self, name, args, kwargs, options, preset)
         try:
-            self._dispatch(call)
-        except Exception:
-            self.backend.forget(call.result.id)
+            call = compose(self, name, args, kwargs, options, preset)
+            try:
+                self._dispatch(call)
+            except Exception:
+                self.backend.forget(call.result.id)
+                raise
+        except (AttributeError, ArithmeticError, TypeError, ValueError):
+            check_values({**preset, **options}, name)
             raise
         return call.result
 

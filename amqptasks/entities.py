@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,10 +11,12 @@ from typing import Any
 
 from amqptasks import amqp
 from amqptasks.amqp import Arguments, Binding, Entity, Exchange
+from amqptasks.errors import ImproperlyConfigured
 from amqptasks.settings import Settings
 from amqptasks.topology import DEAD_SUFFIX, Queue, QueueType
 
 LOST = "amqptasks.lost"
+EXCHANGE_TYPES = ("direct", "topic", "fanout", "headers")
 
 # RabbitMQ 4 drops a message after 20 deliveries unless told otherwise; whoever looks into a dead-letter queue
 # and requeues must not lose what it holds. (-1, "no limit", loses it at once before 4.0.)
@@ -34,9 +37,24 @@ def resolve(queue: Queue, conf: Settings, exchanges: Mapping[str, Exchange] | No
             for exchange, key, arguments in queue.bindings
         ),
     )
+    for exchange in (filled.exchange, *(bound for bound, _, _ in filled.bindings)):
+        if exchange is not None:
+            _check_type(exchange, queue.name)
     if conf.queue_arguments == "minimal" or queue.exclusive or queue.auto_delete:
         return filled
     return replace(filled, arguments={**safety(filled, conf), **queue.arguments})
+
+
+def _check_type(exchange: Exchange, queue: str) -> None:
+    """The broker would close the whole connection, each time that a worker declares it."""
+    if exchange.type in EXCHANGE_TYPES or exchange.type.startswith("x-"):
+        return
+    near = difflib.get_close_matches(exchange.type, EXCHANGE_TYPES, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ImproperlyConfigured(
+        f"exchange {exchange.name!r} of queue {queue!r} cannot be of type {exchange.type!r}; {hint}"
+        f"there are {', '.join(EXCHANGE_TYPES)}, and those of plugins, which begin with x-"
+    )
 
 
 def safety(queue: Queue, conf: Settings) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Pure: no I/O, no settings.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Final, TypedDict
 
@@ -127,6 +127,44 @@ def moment(value: Moment | None, now: datetime, zone: tzinfo | None = UTC) -> da
     if value.tzinfo is not None:
         return value
     return value.astimezone() if zone is None else value.replace(tzinfo=zone)
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return moment(value, datetime.now(UTC)) is not None
+    except (AttributeError, ArithmeticError, TypeError, ValueError):
+        return False
+
+
+def _is_wait(value: Any) -> bool:
+    return isinstance(value, int | float) and _is_time(value)
+
+
+_VALUES: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "countdown": (_is_wait, "seconds from now, to a time before the year 10000"),
+    "eta": (_is_time, "a datetime, ISO 8601 text such as '2030-01-31T12:00:00+00:00', or seconds from now"),
+    "expires": (
+        _is_time,
+        "a datetime, ISO 8601 text such as '2030-01-31T12:00:00+00:00', or seconds from now",
+    ),
+    "priority": (lambda value: isinstance(value, int) and 0 <= value <= 255, "an integer from 0 to 255"),
+    "headers": (lambda value: isinstance(value, Mapping), "a dict"),
+    **dict.fromkeys(
+        ("time_limit", "soft_time_limit"), (lambda value: isinstance(value, int | float), "seconds")
+    ),
+    **dict.fromkeys(
+        ("task_id", "group_id", "root_id", "parent_id", "reply_to", "shadow", "routing_key", "serializer"),
+        (lambda value: isinstance(value, str), "a string"),
+    ),
+}
+
+
+def check_values(options: Mapping[str, Any], task: str) -> None:
+    """Raise TypeError for the option that has made a call fail, if one has. It takes time: not for calls that work."""
+    for name, (is_right, wanted) in _VALUES.items():
+        value = options.get(name)
+        if value is not None and not is_right(value):
+            raise TypeError(f"apply_async() of {task}: {name} must be {wanted}, not {value!r}")
 
 
 def as_list(value: Any) -> list[Any]:

@@ -82,6 +82,8 @@ JOINED = "x-amqptasks-joined"
 CHORDS = "amqptasks.chord."
 """What the names of the chords' queues begin with."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+NO_LIMITS = (None, None)
+"""The time limits of a call that says none."""
 _KNOWN = frozenset(
     {
         *("lang", "task", "id", "root_id", "parent_id", "origin", "shadow", "argsrepr", "kwargsrepr"),
@@ -110,7 +112,7 @@ class TaskMessage:
     parent_id: str | None = None
     origin: str | None = None
     shadow: str | None = None
-    timelimit: tuple[float | None, float | None] = (None, None)
+    timelimit: tuple[float | None, float | None] = NO_LIMITS
     """(hard, soft), in seconds."""
     ignore_result: bool | None = False
     """None: the sender did not say."""
@@ -150,6 +152,8 @@ def encode(message: TaskMessage, to: Address) -> Envelope:
     embed = {"callbacks": m.callbacks, "errbacks": m.errbacks, "chain": m.chain, "chord": m.chord}
     body = dumps((m.args, kwargs, embed), m.serializer, m.compression)
     size = len(body.body)
+    if m.timelimit != NO_LIMITS and not all(isinstance(each, float | int | None) for each in m.timelimit):
+        raise TypeError(f"time limits are seconds, or None, not {m.timelimit!r}")
     headers: dict[str, Any] = {
         "lang": "py",
         "task": m.task,

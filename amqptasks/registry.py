@@ -15,6 +15,7 @@ from amqptasks import annotating, builtin, models, naming, retrying
 from amqptasks.client import Client
 from amqptasks.errors import NotRegistered
 from amqptasks.task import Task
+from amqptasks.task_checks import check_base, check_function, check_kinds
 from amqptasks.task_options import FOREIGN
 
 AnyTask = Task[..., Any]
@@ -79,8 +80,8 @@ def make_task(
     """Return a task of class `base` whose body is `function`. Raises TypeError for an option that does not
     exist.
     """
-    if not callable(function):
-        raise TypeError(f"@app.task wants a function, not {function!r}")
+    check_function(function, named=True)
+    check_base(base, name)
     task = base()
     check_options(options, base, name)
     for attribute in _METADATA:
@@ -94,13 +95,10 @@ def make_task(
 def equipped(task: AnyTask) -> AnyTask:
     """Make a task's options true of its body, once they are all said or have changed.
 
-    Raises ValueError for limits that contradict each other, ImproperlyConfigured where pydantic is missing.
+    Raises TypeError for a value of the wrong kind, ValueError for limits that contradict each other,
+    ImproperlyConfigured where pydantic is missing.
     """
-    for key in ("autoretry_for", "dont_autoretry_for", "throws"):
-        # `except` and isinstance want tuples; users write lists as well, and one class.
-        given = getattr(task, key)
-        if not isinstance(given, tuple):
-            setattr(task, key, (given,) if isinstance(given, type) else tuple(given))
+    check_kinds(task)
     check_limits(task)
     vars(task).pop("run", None)
     function = getattr(task, "__wrapped__", None)
@@ -147,7 +145,7 @@ def check_options(options: Mapping[str, Any], base: type[AnyTask], name: str) ->
 def check_limits(task: AnyTask) -> None:
     """Raise ValueError for a soft limit that the hard one would forestall."""
     soft, hard = task.soft_time_limit, task.time_limit
-    if soft is not None and hard is not None and soft > hard:
+    if soft and hard and soft > hard:
         raise ValueError(
             f"task {task.name}: soft_time_limit ({soft:g} s) must not exceed time_limit ({hard:g} s), "
             "which kills the task"

@@ -21,9 +21,11 @@ from amqptasks.backends.base import Backend
 from amqptasks.config import Config
 from amqptasks.control import Control
 from amqptasks.dead import DeadLetters
+from amqptasks.errors import ImproperlyConfigured
 from amqptasks.events import Events
-from amqptasks.options import ROUTING
+from amqptasks.options import NAMES, ROUTING, check_names
 from amqptasks.routing import Route, Router
+from amqptasks.topology import Queue
 from amqptasks.transport.awaiting import AsyncConnection
 from amqptasks.transport.blocking import BlockingConnection
 from amqptasks.transport.keeping import RetryPolicy
@@ -64,11 +66,14 @@ class Resources:
 
     @property
     def router(self) -> Router:
-        """Queues and routes, read from the settings once."""
+        """Queues and routes, read from the settings once. Raises ImproperlyConfigured for what is wrong in them."""
         if self._router is None:
             with self._opening:
                 if self._router is None:
-                    self._router = Router(self.conf)
+                    made = Router(self.conf)
+                    for where, options in made.answers:
+                        _check(options, where)
+                    self._router = made
         return self._router
 
     def route(
@@ -85,17 +90,25 @@ class Resources:
         Without routing options a task's route is computed once, unless a function routes by arguments.
         """
         if options and not ROUTING.isdisjoint(options):
-            route = self.router.route(options.get("route_name") or name, args, kwargs, {**preset, **options})
+            routed_as = options.get("route_name") or name
+            route = self._routed(routed_as, args, kwargs, {**preset, **options})
             return route, route.options
         known = self._routes.get(name)
         # A task whose options were changed has another preset.
         if known is not None and known[0] is preset:
             route = known[1]
         else:
-            route = self.router.route(name, args, kwargs, preset)
+            route = self._routed(name, args, kwargs, preset)
             if _constant(self.conf.task_routes):
                 self._routes[name] = preset, route
         return route, {**route.options, **options} if options else route.options
+
+    def _routed(self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any]) -> Route:
+        """Return what the router says. Raises ImproperlyConfigured for an option of a function's that no call has."""
+        route = self.router.route(name, args, kwargs, options)
+        if not NAMES.issuperset(route.options):
+            _check(route.options, f"what a function in task_routes returned for {name}")
+        return route
 
     @property
     def connection(self) -> BlockingConnection:
@@ -163,7 +176,11 @@ class Resources:
         """Return what looks at, replays and drops the dead letters of these queues; None: of the app's own."""
         if queues is not None:
             return DeadLetters(self.conf, queues, named=True)
-        return DeadLetters(self.conf, [queue.name for queue in self.router.select()])
+        return DeadLetters(self.conf, [queue.name for queue in self.known_queues()])
+
+    def known_queues(self) -> tuple[Queue, ...]:
+        """Return the queues that calls of this app may lie in: its own, and those that routes and tasks name."""
+        return self.router.mentioned(*(task.queue for task in self.tasks.values() if task.queue))
 
     def renew_locks(self) -> None:
         """In a forked child: begin with locks that nobody holds."""
@@ -188,6 +205,13 @@ class Resources:
                 self._connection = None
         if connection is not None:
             connection.close(timeout)
+
+
+def _check(options: Mapping[str, Any], where: str) -> None:
+    try:
+        check_names(options, where)
+    except TypeError as error:
+        raise ImproperlyConfigured(str(error).removeprefix("apply_async() of ")) from None
 
 
 def retry_policy(given: Mapping[str, Any]) -> RetryPolicy:

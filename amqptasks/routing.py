@@ -7,6 +7,7 @@ cannot be routed raises.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from amqptasks.amqp import Address, Entity, Exchange
 from amqptasks.entities import celery_task_queues, declaration, export, identity, policies, resolve
 from amqptasks.errors import ImproperlyConfigured, Unroutable
 from amqptasks.settings import Settings
-from amqptasks.task_routes import Answer, Ask, Options, read
+from amqptasks.task_routes import Answer, Ask, ByName, Options, read
 from amqptasks.topology import Queue
 
 __all__ = [
@@ -60,6 +61,7 @@ class Router:
         self._queues = {queue.name: resolve(queue, conf, self._exchanges) for queue in declared}
         self._configured = tuple(self._queues) or (conf.task_default_queue,)
         self._routes: tuple[Ask, ...] = tuple(read(conf.task_routes))
+        self._named = [route for route in self._routes if isinstance(route, ByName)]
         self.default = self._queues.get(conf.task_default_queue) or self._made_default()
 
     # --- queues ------------------------------------------------------------------------------------------
@@ -102,6 +104,24 @@ class Router:
         if not chosen:
             raise ImproperlyConfigured(f"no queue is left to consume: all of {', '.join(names)} are excluded")
         return chosen
+
+    def mentioned(self, *others: Any) -> tuple[Queue, ...]:
+        """Return the configured queues, those that `task_routes` names, and `others`: where the app's calls may lie.
+
+        What only a function can tell is not among them.
+        """
+        named = (queue for route in self._named for queue in route.queues)
+        found = {queue.name: queue for queue in self.select()}
+        for given in (*named, *others):
+            with contextlib.suppress(Unroutable):  # it would raise for the call as well
+                queue = self._target(given)
+                found.setdefault(queue.name, queue)
+        return tuple(found.values())
+
+    @property
+    def answers(self) -> Iterable[tuple[str, Options]]:
+        """What the routes by name say, each with where it stands in the settings."""
+        return [each for route in self._named for each in route.answers.items()]
 
     def topology(self, name: str) -> tuple[Entity, ...]:
         """Return everything to declare for a queue, in order, its dead letters first. Raises Unroutable."""

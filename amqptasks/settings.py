@@ -29,7 +29,21 @@ def _policy(value: Any) -> Any:
     unknown = [key for key in value if key not in _PUBLISH_RETRY_POLICY and key != "retry_errors"]
     if unknown:
         raise ValueError(f"{unknown[0]!r} is none of {', '.join(_PUBLISH_RETRY_POLICY)}")
+    for key, number in value.items():
+        endless = key == "max_retries" and number is None
+        if key in _PUBLISH_RETRY_POLICY and not endless and not _counts(number):
+            raise ValueError(f"{key!r} must be a number of at least 0, not {number!r}")
     return {**_PUBLISH_RETRY_POLICY, **value}
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, int | float) and value >= 0
+
+
+def _own_exchange(value: Any) -> Any:
+    if isinstance(value, str) and (not value or value.startswith("amq.")):
+        raise ValueError("it must be an exchange of its own, which the broker's are not; write a name")
+    return value
 
 
 def _zone(value: Any) -> Any:
@@ -234,7 +248,7 @@ class TaskSettings:
     """`x-max-priority` of every queue that is not quorum by its own declaration."""
     task_queue_delivery_limit: Count = 100
     """`x-delivery-limit` of quorum queues: the last net against what kills whole workers. Ours."""
-    task_dead_letter_exchange: str = "amqptasks.dead"
+    task_dead_letter_exchange: Annotated[str, Lenient(_own_exchange)] = "amqptasks.dead"
     """Where messages go that cannot be run; queue `<queue>.dead`. Ours."""
     task_unknown_retries: Natural = 3
     """How often a message whose task the worker does not know is sent back, for 5, 30 and then 120 s each, before it

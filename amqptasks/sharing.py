@@ -14,6 +14,7 @@ from amqptasks.app import App
 from amqptasks.decorating import BoundDecorator, Decorator
 from amqptasks.registry import AnyTask, make_task, shared
 from amqptasks.task import CoroutineTask, Task
+from amqptasks.task_checks import check_function
 from amqptasks.waiting import home
 
 P = ParamSpec("P")
@@ -41,7 +42,9 @@ def shared_task(function: Callable[..., Any] | None = None, /, **options: Any) -
 def _shared_from(function: Callable[..., Any], options: Mapping[str, Any]) -> AnyTask:
     given = dict(options)
     base = given.pop("base", None) or Task
-    name = given.pop("name", None) or _name(function)
+    name = given.pop("name", None)
+    check_function(function, named=name is not None)
+    name = name or _name(function)
     task = make_task(function, name, base, given, None)
     for app in shared.add(task):
         cast(App, app).adopt(task)

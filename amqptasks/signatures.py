@@ -193,6 +193,8 @@ class Signature(dict[str, Any], Generic[R]):
         return self
 
     def _append(self, key: str, callback: Any) -> Any:
+        if not isinstance(callback, Mapping):
+            raise TypeError(f"{callback!r} is no signature to {key}; write task.s(...)")
         linked = as_list(self.options.get(key))
         if callback not in linked:
             linked.append(callback)
@@ -290,9 +292,7 @@ class Signature(dict[str, Any], Generic[R]):
         """Return how a call with further arguments reads."""
         if args or kwargs:
             return self.clone(args, kwargs).reprcall()
-        inside = [repr(value) for value in self.args] + [
-            f"{key}={value!r}" for key, value in self.kwargs.items()
-        ]
+        inside = [*map(repr, self.args), *(f"{key}={value!r}" for key, value in self.kwargs.items())]
         return f"{self.task}({', '.join(inside)})"
 
 
@@ -308,6 +308,8 @@ def signature(
     if isinstance(varies, Signature):
         return varies.clone()
     if not isinstance(varies, Mapping):
+        if not isinstance(getattr(varies, "name", varies), str):
+            raise TypeError(f"{varies!r} is no signature, task or name of a task; write task.s(...)")
         return Signature(varies, args, kwargs, options, app=app, **extra)
     if any(isinstance(key, bytes) for key in varies):
         varies = _texts(varies)

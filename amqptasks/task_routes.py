@@ -30,15 +30,15 @@ def read(given: Any) -> Iterable[Ask]:
     routes = given if isinstance(given, list | tuple) and not _is_pair(given) else [given]
     pairs = [route for route in routes if _is_pair(route)]
     if pairs and len(pairs) == len(routes):
-        yield _by_name(pairs)
+        yield ByName(pairs)
         return
     for route in routes:
         if isinstance(route, Mapping):
-            yield _by_name(route.items())
+            yield ByName(route.items())
         elif _is_pair(route):
-            yield _by_name([route])
+            yield ByName([route])
         elif isinstance(route, list | tuple):
-            yield _by_name(route)
+            yield ByName(route)
         elif isinstance(route, str):
             yield _Named(route)
         elif callable(route) or hasattr(route, "route_for_task"):
@@ -58,24 +58,35 @@ def _is_pair(route: Any) -> bool:
     )
 
 
-def _by_name(pairs: Iterable[Any]) -> Ask:
-    exact: dict[str, Answer] = {}
-    patterns: list[tuple[re.Pattern[str], Answer]] = []
-    for pattern, target in pairs:
-        answer = _answer(target, f"task_routes[{pattern!r}]")
-        if isinstance(pattern, re.Pattern):
-            patterns.append((pattern, answer))
-        elif any(wild in pattern for wild in "*?["):
-            patterns.append((re.compile(fnmatch.translate(pattern)), answer))
-        else:
-            exact[pattern] = answer
+class ByName:
+    """A route by names and patterns: it says beforehand where calls may go."""
 
-    def ask(name: str, args: Any, kwargs: Any, options: Any, task: Any) -> Answer:
-        if name in exact:
-            return exact[name]
-        return next((answer for pattern, answer in patterns if pattern.match(name)), None)
+    def __init__(self, pairs: Iterable[Any]) -> None:
+        self._exact: dict[str, Answer] = {}
+        self._patterns: list[tuple[re.Pattern[str], Answer]] = []
+        self.answers: dict[str, Options] = {}
+        """What it answers, by where that stands in the settings."""
+        for pattern, target in pairs:
+            where = f"task_routes[{getattr(pattern, 'pattern', pattern)!r}]"
+            answer = _answer(target, where)
+            if answer:
+                self.answers[where] = answer
+            if isinstance(pattern, re.Pattern):
+                self._patterns.append((pattern, answer))
+            elif any(wild in pattern for wild in "*?["):
+                self._patterns.append((re.compile(fnmatch.translate(pattern)), answer))
+            else:
+                self._exact[pattern] = answer
 
-    return ask
+    def __call__(self, name: str, args: Any, kwargs: Any, options: Any, task: Any) -> Answer:
+        if name in self._exact:
+            return self._exact[name]
+        return next((answer for pattern, answer in self._patterns if pattern.match(name)), None)
+
+    @property
+    def queues(self) -> list[Any]:
+        """The queues in it, as they are given there: names or values."""
+        return [answer["queue"] for answer in self.answers.values() if answer.get("queue")]
 
 
 def _by_function(route: Any) -> Ask:

@@ -16,6 +16,9 @@ import argparse
 import atexit
 import contextlib
 import ctypes
+import fcntl
+import functools
+import itertools
 import json
 import os
 import random
@@ -26,6 +29,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +40,8 @@ FOLDER = Path(__file__).resolve().parent.parent / ".broker"
 VARIABLE = "AMQPTASKS_BROKER_URL"
 LOCAL = "amqp://guest:guest@localhost:5672//"
 UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
+SETTLE = "mnesia:sync_log(), [dets:sync(Table) || Table <- dets:all()]"
+"""In Erlang: have vhosts, users and queues written to disk, with where the data of quorum queues is."""
 CURE = f"no RabbitMQ found: install the package rabbitmq-server (or docker), or set {VARIABLE}=amqp://user:password@host//"
 INSTALLERS = {
     # RUNLEVEL=1 keeps Debian's maintainer script from starting the system's broker: ours is a private node.
@@ -173,8 +179,8 @@ class PrivateNode:
     def url(self, vhost: str = "/") -> str:
         return f"amqp://guest:guest@{self.host}:{self.port}/{quote(vhost, safe='')}"
 
-    def start(self, timeout: float = 60.0) -> None:
-        """Returns once a client can log in."""
+    def start(self, timeout: float = 100.0) -> None:
+        """Returns once a client can log in. On a busy machine of two cores that takes up to a minute."""
         server = program("rabbitmq-server")
         if server is None or shutil.which("epmd") is None:
             raise Unavailable(CURE)
@@ -197,7 +203,7 @@ class PrivateNode:
         deadline = time.monotonic() + timeout
         while not answers(self.url()):
             if self._guard.poll() is not None or time.monotonic() > deadline:
-                self.kill()
+                self.kill(settled=False)
                 tail = "\n".join((self.folder / "output.log").read_text(errors="replace").splitlines()[-25:])
                 raise Unavailable(f"the private node did not start:\n{tail}")
             time.sleep(0.05)
@@ -207,10 +213,18 @@ class PrivateNode:
         self._signal(signal.SIGTERM)
         self._gone(timeout)
 
-    def kill(self) -> None:
-        """kill -9 of the Erlang VM; the data stays as the crash left it, for `start`."""
-        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-            os.kill(self.pid, signal.SIGKILL)
+    def kill(self, *, settled: bool = True) -> None:
+        """kill -9 of the Erlang VM; the data stays as the crash left it, for `start`.
+
+        `settled`: what was declared is on disk. RabbitMQ 3.10 answers before that, and forgets vhosts and queues that
+        were declared in the seconds before a crash; not ours to prove.
+        """
+        if settled and self.running:
+            with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):  # it may be down, or hang
+                self.eval(SETTLE, timeout=10.0)
+        if self.running:  # or its number may be somebody else's by now
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                os.kill(self.pid, signal.SIGKILL)
         self._gone(10)
 
     def restart(self) -> None:
@@ -219,7 +233,7 @@ class PrivateNode:
 
     def discard(self) -> None:
         """Kill the node and delete its data."""
-        self.kill()
+        self.kill(settled=False)
         atexit.unregister(self._end)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -230,17 +244,20 @@ class PrivateNode:
     def __exit__(self, *exc: object) -> None:
         self.discard()
 
-    def ctl(self, *arguments: str, timeout: float = 60.0) -> str:
+    def ctl(self, *arguments: str, timeout: float = 100.0) -> str:
         """rabbitmqctl; costs the start of an Erlang VM (1-2 s), `eval` does not."""
         return self._run([program("rabbitmqctl") or "rabbitmqctl", *arguments], timeout=timeout)
 
-    def eval(self, expression: str) -> str:
+    def eval(self, expression: str, timeout: float = 60.0) -> str:
         """Evaluate Erlang on the node: by erl_call in 20 ms, by rabbitmqctl where that is missing."""
         call = shutil.which("erl_call")
         if call is None:
-            return self.ctl("eval", expression + ".")
+            return self.ctl("eval", expression + ".", timeout=timeout)
         address = f"{self.host}:{self._ports[1]}"
-        answer = self._run([call, "-address", address, "-c", self._cookie, "-e"], stdin=expression + ".\n")
+        # A name of its own: the node refuses a second caller of the same name, one that it has not yet missed as well.
+        caller = f"call{os.getpid()}x{next(_callers)}"
+        command = [call, "-h", caller, "-address", address, "-c", self._cookie, "-e"]
+        answer = self._run(command, stdin=expression + ".\n", timeout=timeout)
         if not answer.startswith("{ok, ") or answer.startswith("{ok, {error"):
             raise RuntimeError(f"{expression}: {answer}")
         return answer[5:-1]
@@ -350,17 +367,35 @@ def _alive(pid_file: Path) -> bool:
     return True
 
 
+_ours: set[int] = set()
+_callers = itertools.count()
+
+
 def free_ports(count: int) -> list[int]:
-    """Below the ephemeral range: a client that reconnects to a dead node there could be given the node's own
+    """Ports that nobody listens on, each of them ours until this process ends: what is given out here is bound later,
+    and once more after a crash. Two runs beside each other get no port of each other's.
+
+    Below the ephemeral range: a client that reconnects to a dead node there could be given the node's own
     port as its source, and would be connected to itself."""
     ports: list[int] = []
     while len(ports) < count:
         port = random.randrange(20_000, 32_000)
+        if port in _ours:
+            continue
         with socket.socket() as sock, contextlib.suppress(OSError):
+            # A lock on one byte of a file that all runs share; it ends with the process, however that ends.
+            fcntl.lockf(_locks(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            _ours.add(port)
             sock.bind(("127.0.0.1", port))
-            if port not in ports:
-                ports.append(port)
+            ports.append(port)
     return ports
+
+
+@functools.cache
+def _locks() -> int:
+    """The descriptor is never closed: that would let go of every lock."""
+    path = Path(tempfile.gettempdir()) / f"amqptasks-ports-{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 def guard(watched: int, server: str) -> int:

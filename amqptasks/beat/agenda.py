@@ -93,14 +93,14 @@ class Agenda:
         """Return all entries as JSON values, for people."""
         rows = []
         for name, entry in sorted(self.entries.items()):
-            last = self._state.records[name].last
-            following = entry.schedule.next_after(last, self._zone)
+            record = self._state.records[name]
+            following = entry.schedule.next_after(record.last, self._zone)
             rows.append(
                 {
                     "name": name,
                     "task": entry.task,
                     "schedule": repr(entry.schedule),
-                    "last": last.isoformat(),
+                    "last": None if record.sent is None else record.sent.isoformat(),
                     "next": None if following is None else following.isoformat(),
                     "paused": name in self._state.paused,
                     "added": name in self._state.added,

@@ -27,6 +27,8 @@ class Record:
     """Its last due time that was dealt with, or the moment it was first seen."""
     schedule: str = ""
     """Its schedule then: another one begins anew."""
+    sent: datetime | None = None
+    """Its last due time that was sent, for people."""
 
 
 @dataclass(slots=True)
@@ -43,8 +45,9 @@ class State:
     @classmethod
     def load(cls, read: Mapping[str, Any]) -> State:
         """Return what `dump` wrote."""
+        sent = {name: datetime.fromisoformat(at) for name, at in read.get("sent", {}).items()}
         records = {
-            name: Record(datetime.fromisoformat(last), schedule)
+            name: Record(datetime.fromisoformat(last), schedule, sent.get(name))
             for name, (last, schedule) in read["records"].items()
         }
         return cls(read["number"], records, set(read["paused"]), dict(read["added"]))
@@ -54,6 +57,7 @@ class State:
         return {
             "number": number,
             "records": {name: [each.last.isoformat(), each.schedule] for name, each in self.records.items()},
+            "sent": {name: each.sent.isoformat() for name, each in self.records.items() if each.sent},
             "paused": sorted(self.paused),
             "added": self.added,
         }
@@ -62,9 +66,9 @@ class State:
         """A run was published. Told twice, or late, it changes nothing."""
         record = self.records.get(entry)
         if record is None:
-            self.records[entry] = Record(due)
-        elif due > record.last:
-            record.last = due
+            record = self.records[entry] = Record(due)
+        record.last = max(record.last, due)
+        record.sent = due if record.sent is None else max(record.sent, due)
 
     def command(self, name: str, entry: str, given: Mapping[str, Any]) -> bool:
         """Do what an operator wants; told again it changes nothing. False: it cannot be done to this entry."""

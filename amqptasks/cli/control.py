@@ -64,6 +64,7 @@ def command(**given: Any) -> None:
     amqptasks -A proj control rate_limit proj.tasks.mail 10/m
     amqptasks -A proj control shutdown -d w1@host
 
-    Exit code 69 when nobody answers, 1 when a worker answers with an error.
+    Exit code 69 when nobody answers, 75 when a node that -d names is silent, 1
+    when a worker answers with an error.
     """
     converse("control", COMMANDS, **given)

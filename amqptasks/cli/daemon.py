@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from amqptasks.cli.output import INTERNAL, Failure
 from amqptasks.errors import WorkerError
 from amqptasks.worker.options import expand
 
@@ -152,13 +153,12 @@ def _become(uid: str | None, gid: str | None, files: Iterable[Path], folders: It
     """Take the group first: the user may not be permitted to. `files` and `folders` are theirs then."""
     if uid is None and gid is None:
         return
+    user = None if uid is None else _named(pwd.getpwuid, pwd.getpwnam, uid, "user", "--uid")
+    if gid is None and user is not None:
+        group = user.pw_gid
+    else:
+        group = _named(grp.getgrgid, grp.getgrnam, gid or "", "group", "--gid").gr_gid
     try:
-        user = None if uid is None else _named(pwd.getpwuid, pwd.getpwnam, uid)
-        group = (
-            user.pw_gid
-            if gid is None and user is not None
-            else _named(grp.getgrgid, grp.getgrnam, gid or "").gr_gid
-        )
         for file in files:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
@@ -170,18 +170,19 @@ def _become(uid: str | None, gid: str | None, files: Iterable[Path], folders: It
         if user is not None:
             os.setuid(user.pw_uid)
             os.environ["HOME"] = user.pw_dir
-    except KeyError:
-        raise WorkerError(
-            f"there is no user {uid} or group {gid} on this machine; correct --uid, --gid"
-        ) from None
     except OSError as error:
         raise WorkerError(
             f"cannot run as user {uid}, group {gid}: {error.strerror}; start it as root"
         ) from error
 
 
-def _named(by_id: Callable[[int], Any], by_name: Callable[[str], Any], given: str) -> Any:
-    return by_id(int(given)) if given.isdecimal() else by_name(given)
+def _named(
+    by_id: Callable[[int], Any], by_name: Callable[[str], Any], given: str, kind: str, option: str
+) -> Any:
+    try:
+        return by_id(int(given)) if given.isdecimal() else by_name(given)
+    except KeyError:
+        raise WorkerError(f"there is no {kind} {given} on this machine; correct {option}") from None
 
 
 def _answer(pipe: int | None, text: bytes) -> None:
@@ -191,12 +192,17 @@ def _answer(pipe: int | None, text: bytes) -> None:
 
 
 def _fork(logfile: Path | None) -> int:
-    """Go into the background; return, there, the pipe on which the process that called waits for an answer."""
+    """Go into the background; return, there, the pipe on which the process that called waits for an answer.
+
+    That process ends here, or raises what went wrong.
+    """
+    out = os.open(os.devnull, os.O_RDWR) if logfile is None else _opened(logfile)
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
     if os.fork():
         os.close(writing)
+        os.close(out)
         _wait_and_exit(reading)
     os.close(reading)
     os.setsid()
@@ -205,13 +211,20 @@ def _fork(logfile: Path | None) -> int:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     # What comes before the log is set up, and what the interpreter itself says at its end, goes there too.
-    if logfile:
-        logfile.parent.mkdir(parents=True, exist_ok=True)
-    out = os.open(logfile, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666) if logfile else null
     os.dup2(out, 1)
     os.dup2(out, 2)
     os.environ[DETACHED] = str(os.getpid())
     return writing
+
+
+def _opened(logfile: Path) -> int:
+    try:
+        logfile.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(logfile, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise WorkerError(
+            f"the log file {logfile} cannot be opened: {error.strerror}; name another by -f"
+        ) from error
 
 
 def _wait_and_exit(reading: int) -> NoReturn:
@@ -219,7 +232,6 @@ def _wait_and_exit(reading: int) -> NoReturn:
     answer = os.read(reading, 4096) if told else f"it said nothing within {PATIENCE:g} s; look at it".encode()
     if answer == STARTED:
         os._exit(0)
-    text = answer.decode(errors="replace") or "the process in the background ended at once; see its log"
-    sys.stderr.write(f"Error: {text}\n")
-    sys.stderr.flush()
-    os._exit(1)
+    if answer:
+        raise WorkerError(answer.decode(errors="replace"))
+    raise Failure("the process in the background ended at once", INTERNAL, "see its log")

@@ -22,6 +22,7 @@ from amqptasks.event_state import State
 
 CLEAR = "\033[H\033[2J"
 ROWS = 20
+NO_TASKS = "no task has told of itself; workers do with -E, or after `amqptasks control enable_events`"
 
 
 @click.command("events")
@@ -104,8 +105,8 @@ def _draw(state: State) -> None:
         for uuid, task in state.tasks_by_time(ROWS)
     ]
     parts = [
-        f"{CLEAR}{time.strftime('%H:%M:%S')}  {state.event_count} events, {state.task_count} tasks",
+        f"{CLEAR}{time.strftime('%H:%M:%S')}  {state.event_count} events, {state.task_count} tasks  (Ctrl-C ends)",
         table(("worker", "state", "active", "processed"), workers),
-        table(("task", "state", "name", "worker", "seconds"), tasks),
+        table(("task", "state", "name", "worker", "seconds"), tasks) if tasks else NO_TASKS,
     ]
     print("\n\n".join(parts), flush=True)

@@ -38,7 +38,7 @@ def command(**given: Any) -> None:
     amqptasks -A proj inspect active
     amqptasks -A proj inspect stats -d w1@host --json
 
-    Other names are asked too: they may be commands of your own. Exit code 69 when nobody answers, 1 when a
-    worker answers with an error.
+    Other names are asked too: they may be commands of your own. Exit code 69 when nobody answers, 75 when a
+    node that -d names is silent, 1 when a worker answers with an error.
     """
     converse("inspect", COMMANDS, **given)

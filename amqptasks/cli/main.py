@@ -8,8 +8,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -74,6 +76,9 @@ Exit codes:
 Every option can be given in the environment: AMQPTASKS_APP, AMQPTASKS_WORKER_QUEUES.
 """
 
+REMOTE = {"inspect", "control", "status"}
+"""Where -j is --json, as for Celery's commands."""
+
 
 class Program(click.Group):
     """The list of commands, each imported when it is used."""
@@ -98,6 +103,12 @@ class Program(click.Group):
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         cure = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(COMMANDS)}"
         raise click.UsageError(f"there is no command {name!r}; {cure}", ctx)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # which click would make exit code 1 of
+            return _reader_gone()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -133,9 +144,22 @@ def program() -> None:
     """
 
 
+def _reader_gone() -> int:
+    """`| head` has what it wanted; the interpreter must not try to flush into the pipe again. Return the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return PIPE_CLOSED
+
+
 def _plain(options: Sequence[str]) -> bool:
     """Whether colours are unwanted: told so, or by the convention of no-color.org."""
     return "-C" in options or "--no-color" in options or bool(os.environ.get("NO_COLOR"))
+
+
+def _as_json(options: Sequence[str]) -> bool:
+    """Whether errors are to be JSON. The words decide: those that make no sense are an error too."""
+    if "--json" in options:
+        return True
+    return not REMOTE.isdisjoint(options) and any(re.fullmatch("-j[a-zA-Z]*", word) for word in options)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -152,13 +176,11 @@ def main(args: Sequence[str] | None = None) -> int:
         error.show()  # the help, which is no error in one line
         return USAGE
     except BrokenPipeError:
-        # The reader has gone (`| head`); the interpreter must not try to flush into the pipe again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
+        return _reader_gone()
     except Exception as error:
         return report(
             error,
-            as_json="--json" in options,
+            as_json=_as_json(options),
             with_traceback="--traceback" in options or bool(os.environ.get(f"{ENVIRONMENT}_TRACEBACK")),
             coloured=sys.stderr.isatty() and not _plain(options),
         )

@@ -246,7 +246,9 @@ def _get(cluster: Cluster) -> int:
         if cluster.said in (node.name, node.name.partition("@")[0]):
             click.echo(shlex.join(node.command))
             return 0
-    return 1
+    raise BadNodes(
+        f"there is no node {cluster.said}; there are {', '.join(node.name for node in cluster.nodes)}"
+    )
 
 
 COMMANDS: dict[str, Callable[[Cluster], int]] = {

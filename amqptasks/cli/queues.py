@@ -38,6 +38,7 @@ class Row:
 def command(celery: bool) -> None:
     """List the app's queues: ready messages, consumers, dead letters, type, exchange and key.
 
+    They are those of task_queues and those that task_routes and tasks name.
     A `-` means that the broker does not have the queue yet: a worker declares it. amqptasks.lost is listed when it
     holds messages: delayed ones whose queue was deleted meanwhile, and dead letters without a dead-letter queue.
     """
@@ -46,7 +47,7 @@ def command(celery: bool) -> None:
         if celery:
             print(celery_task_queues(app.router.select()))
             return
-        found = [counted(described(queue), app.connection) for queue in app.router.select()]
+        found = [counted(described(queue), app.connection) for queue in app.known_queues()]
         found += lost(app.connection)
     if common.json:
         show_json([asdict(row) for row in found])

@@ -5,9 +5,10 @@ Knows which arguments a command takes; what a worker does with them is its own b
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from amqptasks import revokes
 from amqptasks.app import App
 from amqptasks.cli.apps import load_any_app, load_app
 from amqptasks.cli.options import Common, listing_options
-from amqptasks.cli.output import UNAVAILABLE, Failure, show_json
+from amqptasks.cli.output import TEMPORARY, UNAVAILABLE, Failure, show_json
 from amqptasks.cli.spec import app_spec
 from amqptasks.commands import Command, Kind, reader
 from amqptasks.worker.loading import import_tasks
@@ -113,21 +114,38 @@ def converse(  # noqa: PLR0917 (click passes by name)
         return
     with load_any_app(common) as app:
         answers = asked(app, name, read(app, kind, known, name, words), destination, timeout)
+        all_known = {*known, *(own for own, _ in app.commands.items())}
+        waited = _patience(app, name, timeout)
     show(answers, as_json=common.json or as_json)
+    if name not in all_known:
+        _say_if_unknown(name, answers, all_known)
     _fail_if_refused(answers)
+    fail_if_silent(answers, destination, waited)
+
+
+def _patience(app: App, command: str, timeout: float | None) -> float:
+    own = app.commands.find(command)
+    return timeout or (own.default_timeout if own is not None else TIMEOUT)
+
+
+def _nodes(destination: Sequence[str]) -> list[str]:
+    return [name for each in destination for name in each.split(",") if name]
+
+
+def _is_pattern(node: str) -> bool:
+    return any(sign in node for sign in "*?[")
 
 
 def asked(
     app: App, command: str, arguments: Mapping[str, Any], destination: Sequence[str], timeout: float | None
 ) -> dict[str, Any]:
     """Return the answers by node. Raises Failure with exit code 69 when nobody answers."""
-    own = app.commands.find(command)
-    timeout = timeout or (own.default_timeout if own is not None else TIMEOUT)
-    nodes = [name for each in destination for name in each.split(",") if name]
+    timeout = _patience(app, command, timeout)
+    nodes = _nodes(destination)
     options: dict[str, Any] = {"destination": nodes or None}
-    if len(nodes) > 1 and any(sign in node for node in nodes for sign in "*?["):
+    if len(nodes) > 1 and any(map(_is_pattern, nodes)):
         raise click.UsageError("-d takes names, or one pattern; ask once for each pattern")
-    if len(nodes) == 1 and any(sign in nodes[0] for sign in "*?["):
+    if len(nodes) == 1 and _is_pattern(nodes[0]):
         options = {"pattern": nodes[0], "matcher": "glob"}
     replies = _broadcast(app, command, arguments, {**options, "timeout": timeout, "reply": True})
     if not replies:
@@ -151,7 +169,11 @@ def _broadcast(
         case "revoke":
             return control.revoke(arguments["task_id"], **options)
         case "terminate":
-            return control.terminate(arguments["task_id"], signal=arguments["signal"], **options)
+            try:
+                name = revokes.signal_name(arguments["signal"])
+            except ValueError as error:
+                raise click.UsageError(str(error)) from None
+            return control.terminate(arguments["task_id"], signal=name, **options)
         case "revoke_by_stamped_headers":
             try:
                 stamps = revokes.stamps(arguments["headers"])
@@ -180,6 +202,8 @@ def _summary(answer: Any) -> tuple[str, str]:
         return "OK", str(answer["ok"])
     if isinstance(answer, Mapping) and set(answer) == {"error"}:
         return "ERROR", str(answer["error"])
+    if answer is None:  # as `heartbeat` answers
+        return "OK", ""
     if isinstance(answer, list):
         return "OK", "\n".join(f"* {_text(each)}" for each in answer) or "- empty -"
     return "OK", _text(answer)
@@ -194,6 +218,27 @@ def _fail_if_refused(answers: Mapping[str, Any]) -> None:
     if any(isinstance(answer, Mapping) and set(answer) == {"error"} for answer in answers.values()):
         sys.stdout.flush()
         click.get_current_context().exit(1)
+
+
+def fail_if_silent(answers: Mapping[str, Any], destination: Sequence[str], waited: float) -> None:
+    """End with exit code 75 if a node that was named has not answered; `waited` seconds. A pattern names nobody."""
+    silent = [node for node in _nodes(destination) if node not in answers and not _is_pattern(node)]
+    if not silent:
+        return
+    sys.stdout.flush()
+    cure = "is it running?" if len(silent) == 1 else "are they running?"
+    print(f"error: {', '.join(silent)} did not answer within {waited:g} s; {cure}", file=sys.stderr)
+    click.get_current_context().exit(TEMPORARY)
+
+
+def _say_if_unknown(name: str, answers: Mapping[str, Any], known: Collection[str]) -> None:
+    """A mistyped name is answered by each worker with the same bare error, as Celery's do."""
+    if any(answer != {"error": f"KeyError({name!r})"} for answer in answers.values()):
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    cure = f"did you mean {near[0]}? " if near else ""
+    sys.stdout.flush()
+    print(f"error: no worker knows a command {name}; {cure}`--list` shows all", file=sys.stderr)
 
 
 def own_commands(common: Common, kind: Kind) -> dict[str, tuple[Words, str]]:

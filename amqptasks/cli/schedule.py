@@ -47,15 +47,12 @@ def list_() -> None:
         show_json(rows)
         return
     head = ("entry", "task", "schedule", "last", "next", "state")
-    print(
-        table(
-            head,
-            [
-                (*(row[key] for key in ("name", "task", "schedule", "last", "next")), _state(row))
-                for row in rows
-            ],
-        )
-    )
+    print(table(head, [_cells(row) for row in rows]))
+
+
+def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
+    following = None if row["paused"] else row["next"]
+    return (*(row[key] for key in ("name", "task", "schedule", "last")), following, _state(row))
 
 
 def _state(row: dict[str, Any]) -> str:
@@ -79,6 +76,10 @@ def add(
     """Add an entry, or change one that was added."""
     if (every is None) == (cron is None):
         raise click.UsageError("give either --every SECONDS or --cron 'FIELDS'")
+    if every is not None and timezone is not None:
+        raise click.UsageError(
+            "an interval has no --timezone; it is for --cron, and for the hours that it names"
+        )
     when = schedule(every) if every is not None else crontab.from_string(str(cron), timezone)
     line = {
         "task": task,

@@ -30,7 +30,7 @@ def export() -> None:
     rabbitmqctl import_definitions definitions.json
     """
     with load_app(Common.current()) as app:
-        queues = (*app.router.select(), internal_queue(app.conf))
+        queues = (*app.known_queues(), internal_queue(app.conf))
         entities = [entity for queue in queues for entity in declaration(queue, app.conf)]
         # With full arguments a policy would say the same again.
         wanted = policies(queues, app.conf) if app.conf.queue_arguments == "minimal" else ()

@@ -20,12 +20,14 @@ from amqptasks import signals, states
 from amqptasks.amqp import Delivery
 from amqptasks.einfo import ExceptionInfo
 from amqptasks.errors import (
+    NotRegistered,
     Reject,
     Retry,
     SoftTimeLimitExceeded,
     TimeLimitExceeded,
 )
 from amqptasks.request import Request
+from amqptasks.transport import codec
 from amqptasks.waiting import RemoteTraceback
 from amqptasks.worker import awaiting
 from amqptasks.worker.custom import request_of
@@ -123,6 +125,18 @@ def rejected(task: Task[..., Any], request: Request, delivery: Delivery, reject:
         _guarded(own.reject, reject.requeue)
     if signals.task_rejected.receivers:
         signals.task_rejected.send(sender=task, message=delivery, exc=reject)
+
+
+def refused(delivery: Delivery, error: Exception, node: str) -> None:
+    """`task_unknown`, or `task_rejected` for what cannot be read: it is a dead letter now."""
+    if isinstance(error, NotRegistered):
+        if signals.task_unknown.receivers:
+            headers = codec.decode_header(delivery.header).headers or {}
+            signals.task_unknown.send(
+                sender=node, message=delivery, exc=error, name=headers.get("task"), id=headers.get("id")
+            )
+    elif signals.task_rejected.receivers:
+        signals.task_rejected.send(sender=node, message=delivery, exc=error)
 
 
 def revoked(task: Task[..., Any], request: Request, *, expired: bool, terminated: bool) -> None:

@@ -185,7 +185,7 @@ class Consumers:
             except TransportError as error:
                 if first:
                     self._refuse_the_hopeless(error, attempts)
-                logger.error("%s; trying again in %.1f s (%d)", error, delay, attempts)
+                logger.error("%s (attempt %d; trying again in %.1f s)", error, attempts, delay)
             await asyncio.sleep(delay)
         return False
 
@@ -308,7 +308,7 @@ class Consumers:
                     logger.info("consuming %s again", queue.name)
                     return
             except TransportError as error:
-                logger.error("cannot consume %s: %s; trying again in %.1f s", queue.name, error, delay)
+                logger.error("cannot consume %s: %s (trying again in %.1f s)", queue.name, error, delay)
             await asyncio.sleep(delay)
 
     def _voided(self, lanes: Sequence[Lane]) -> None:

@@ -272,7 +272,8 @@ def _guarded(call: Callable[[], R], doing: str, folder: Path) -> R:
 
 def _users_frames(start: TracebackType | None) -> traceback.StackSummary:
     """Return the frames of the user's code: neither ours nor the import machinery's."""
-    machinery = ("<frozen ", str(importlib.__file__), str(sys.modules[App.__module__].__file__), __file__)
+    ours = str(Path(__file__).parents[1])  # a setting may be read long after the line that named it
+    machinery = ("<frozen ", str(importlib.__file__), f"{ours}{os.sep}")
     frames = [frame for frame in traceback.extract_tb(start) if not frame.filename.startswith(machinery)]
     return traceback.StackSummary.from_list(frames)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from logging.handlers import WatchedFileHandler
@@ -202,6 +203,17 @@ class LoggedText:
 
     def fileno(self) -> int:
         raise OSError("the standard streams of a child are logged; they have no descriptor")
+
+
+def set_clock(zone: str | None) -> None:
+    """Write times of this zone (the variable TZ; None: the machine's own) from now on, as the children do."""
+    if zone == os.environ.get("TZ"):
+        return
+    if zone is None:
+        del os.environ["TZ"]
+    else:
+        os.environ["TZ"] = zone
+    time.tzset()
 
 
 def redirect_stdouts(level: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from amqptasks import builtin, signals, task_options
 from amqptasks.canvas.parts import internal_queue
 from amqptasks.errors import ImproperlyConfigured
+from amqptasks.serialization import accept_set, dumps, find
 from amqptasks.shown import shown
 from amqptasks.worker import custom
 from amqptasks.worker.outcome import Manifest, TaskOptions, WorkerQueue
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 HOOKS = ("worker_ready", "worker_shutdown", "worker_shutting_down", "task_received")
 """Signals that belong to the worker rather than to a task; the helper child sends them."""
+
+UNSENT = ("heartbeat_sent", "task_internal_error", "user_preload_options", "worker_before_create_process")
+"""Celery's signals that load, so that its apps do, and that nothing here sends."""
 
 OPTIONS = tuple(task_options.TaskOptions.__annotations__)
 
@@ -41,8 +46,12 @@ UNREAD_SETTINGS = (
 
 
 def build(app: App, *, queues: tuple[str, ...], exclude: tuple[str, ...]) -> Manifest:
-    """Read the manifest off a finished app. Raises ImproperlyConfigured for queues that do not exist."""
+    """Read the manifest off a finished app.
+
+    Raises ImproperlyConfigured for queues that do not exist, and for serializers and compressions that cannot write.
+    """
     chosen = app.router.select(queues or None, exclude)
+    _check_writing(app.conf)
     tasks = {
         name: replace(options_of(task, app.conf), described=_described(task, app.conf))
         for name, task in app.tasks.items()
@@ -57,8 +66,22 @@ def build(app: App, *, queues: tuple[str, ...], exclude: tuple[str, ...]) -> Man
         results=app.backend.url,
         hooks=_hooks(app),
         commands=_commands(app),
-        warnings=(*_warnings(app, tasks), *_without_effect(app)),
+        clock=os.environ.get("TZ"),
+        warnings=(*_warnings(app, tasks), *_unreadable(app.conf), *_without_effect(app)),
     )
+
+
+def _check_writing(conf: Config) -> None:
+    """What nothing can write would be found out by every task, after it ran."""
+    for kind in ("task", "result"):
+        serializer, compression = getattr(conf, f"{kind}_serializer"), getattr(conf, f"{kind}_compression")
+        try:
+            setting = f"{kind}_serializer"
+            dumps(None, serializer)
+            setting = f"{kind}_compression"
+            dumps(None, serializer, compression)
+        except ImproperlyConfigured as error:
+            raise ImproperlyConfigured(f"{setting}: {error}") from None
 
 
 def _plain(value: Any) -> Any:
@@ -113,8 +136,20 @@ def _warnings(app: App, tasks: Mapping[str, TaskOptions]) -> Iterator[str]:
         )
 
 
+def _unreadable(conf: Config) -> Iterator[str]:
+    for kind, names in (("task", conf.accept_content), ("result", conf.result_accept_content)):
+        serializer = getattr(conf, f"{kind}_serializer")
+        accepted = accept_set(conf.accept_content if names is None else names)
+        if find(serializer).content_type not in accepted:
+            setting = "accept_content" if names is None or kind == "task" else "result_accept_content"
+            yield f"{kind}_serializer is {serializer!r}, which {setting} lets nobody read; add it there"
+
+
 def _without_effect(app: App) -> Iterator[str]:
     changed = app.conf.changes
+    for signal in UNSENT:
+        if getattr(signals, signal).receivers:
+            yield f"the signal {signal} has receivers, and is not sent; see the page of differences from Celery"
     for name in UNREAD_SETTINGS:
         if changed.get(name):
             yield f"setting {name} has no effect in this version; leave it out until it has"
@@ -132,6 +167,10 @@ def options_of(task: Task[..., Any], conf: Config) -> TaskOptions:
         own = getattr(task, name)
         return getattr(conf, f"task_{name}") if own is None else own
 
+    def limit(name: str) -> float | None:
+        """No limit of 0 s: as in Celery, it is none."""
+        return getattr(task, name) or getattr(conf, f"task_{name}") or None
+
     joins = task.name in builtin.LATE_TASKS  # cut short, it would leave a workflow where it is
     either = chosen("acks_on_failure_or_timeout")
     on_failure, on_timeout = chosen("acks_on_failure"), chosen("acks_on_timeout")
@@ -145,8 +184,8 @@ def options_of(task: Task[..., Any], conf: Config) -> TaskOptions:
         ignore_result=bool(chosen("ignore_result")),
         store_errors_even_if_ignored=bool(chosen("store_errors_even_if_ignored")),
         track_started=bool(chosen("track_started")),
-        soft_time_limit=None if joins else chosen("soft_time_limit"),
-        time_limit=None if joins else chosen("time_limit"),
+        soft_time_limit=None if joins else limit("soft_time_limit"),
+        time_limit=None if joins else limit("time_limit"),
         rate_limit=_rate(task, conf),
     )
 

@@ -42,6 +42,14 @@ def per_second(rate: str | float | None) -> float:
     return float(number) / _UNITS[unit or "s"]
 
 
+def told(rate: float) -> str:
+    """Return the rate a second in the unit in which it is a whole number, as whoever set it will have written it."""
+    for unit, seconds in _UNITS.items():
+        if abs(rate * seconds - round(rate * seconds)) < 1e-6 * rate * seconds:
+            return f"{round(rate * seconds)}/{unit}"
+    return f"{rate:g}/s"
+
+
 class Turns:
     """The runs of one task that wait for their turn. Used in the loop only.
 

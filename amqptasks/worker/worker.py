@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Literal, TextIO
 
 from amqptasks.errors import NotRegistered
@@ -24,13 +25,14 @@ from amqptasks.worker.commands import Remote
 from amqptasks.worker.consumer import Consumers, Retrying
 from amqptasks.worker.dispatch import Dispatch
 from amqptasks.worker.eventing import Events
-from amqptasks.worker.logging import LogSetup, install
+from amqptasks.worker.logging import LogSetup, install, set_clock
 from amqptasks.worker.notify import Notifier, supervised
 from amqptasks.worker.options import WorkerOptions
 from amqptasks.worker.outcome import LoadSpec, Manifest
 from amqptasks.worker.overdue import Overdue
 from amqptasks.worker.patience import Patience
 from amqptasks.worker.pools.base import Pool
+from amqptasks.worker.pools.hooks import saying
 from amqptasks.worker.pools.opening import open_pool
 from amqptasks.worker.prefetch import Prefetch
 from amqptasks.worker.rates import per_second
@@ -44,6 +46,8 @@ WARM_EXIT, COLD_EXIT = 0, 1
 ROLES = {"read": "consuming", "write": "publishing"}
 LAST_CONFIRMS = 10.0
 """Seconds to wait for the confirms of what a stopping worker has published."""
+BRIEFLY = 1.0
+"""The same for events and answers, which nobody misses when the broker is away."""
 OUTAGE = 30.0
 """Seconds that a stopping worker which has run everything waits for a broker that is away: most restarts take less."""
 
@@ -90,16 +94,18 @@ class Worker:
 
         Raises NotRegistered, ImproperlyConfigured.
         """
-        if task not in self._tasks:
+        tasks = self.dispatch.tasks
+        if task not in tasks:
             raise NotRegistered(f"{task} is no task of this worker, so it cannot have a rate limit")
         self.dispatch.rates.change(task, per_second(rate))
+        limited = replace(tasks[task], described={**tasks[task].described, "rate_limit": str(rate)})
+        self.dispatch.tasks = {**tasks, task: limited}
 
     # --- what is opened, in this order -------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def _pool(self) -> AsyncIterator[Manifest]:
         manifest = await self.pool.start(self.dispatch)
-        self._tasks = manifest.tasks
         try:
             self._autoscaler = Autoscaler.of(self.options.autoscale, manifest.settings, self.pool)
             if self._out is not None:
@@ -178,6 +184,7 @@ class Worker:
     async def _stop(self, manifest: Manifest) -> int:
         """Warm first, colder when asked. Children stop before the connections: their last results still have to be
         published and acknowledged."""
+        self.pool.hook("worker_shutting_down", saying(**self.shutdown.told))
         self.pool.hook("worker_shutdown")
         self._vitals.stopping()
         await self.consumers.stop_taking()
@@ -186,16 +193,15 @@ class Worker:
         colder = asyncio.create_task(self.shutdown.reached(Phase.COLD))
         alone = asyncio.create_task(self._left_alone())
         await asyncio.wait({finishing, colder, alone}, return_when=asyncio.FIRST_COMPLETED)
-        code = WARM_EXIT
-        if not finishing.done():
-            code = COLD_EXIT
-            if not alone.done():
-                await self._end_what_runs(manifest, finishing)
+        code = WARM_EXIT if finishing.done() else COLD_EXIT
+        given_up = alone.done() and not finishing.done()
+        if not finishing.done() and not given_up:
+            await self._end_what_runs(manifest, finishing)
         for waiting in (colder, finishing, alone):
             waiting.cancel()
         await self.pool.stop(manifest.settings["worker_proc_alive_timeout"])
         self.events.go_offline()
-        await self.publisher.drain(LAST_CONFIRMS)
+        await self.publisher.drain(BRIEFLY if given_up else LAST_CONFIRMS, BRIEFLY)
         return code
 
     async def _left_alone(self) -> None:
@@ -274,6 +280,7 @@ class Worker:
 
     def _announce(self, manifest: Manifest, out: TextIO) -> None:
         """Now that the app's settings are known, they count for the log too."""
+        set_clock(manifest.clock)
         install(LogSetup.of(self.options, manifest.settings))
         if not self.options.quiet:
             print(banner.render(manifest, self.options, self.pool), file=out, flush=True)

@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 THREADS = 32
 """Tasks that are not `async def` and run at the same time, at most; the others of them wait."""
+
+SAYING = 60.0
+"""Seconds that a thread waits for the loop to say that its task begins; a coroutine that never yields holds it up."""
 
 PATIENCE = 2.0
 """Seconds that a coroutine has to end once it is cancelled; then it is reported without it."""
@@ -77,11 +81,14 @@ class Stage:
         self._timers: list[asyncio.TimerHandle] = []
 
     def started(self, parcels: Sequence[Parcel], /) -> None:
+        """Say that the body begins. In a thread it waits until that is said: what follows may end the process."""
         message = wire.encode_started(self.run.key, parcels, time.monotonic())
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            self._loop.call_soon_threadsafe(self._child.put, message)
+            said = threading.Event()
+            self._loop.call_soon_threadsafe(self._child.put, message, said.set)
+            said.wait(SAYING)
         else:
             self._child.put(message)
 
@@ -221,6 +228,12 @@ class Coroutines:
                 return
             assert stage.sentence is not None
             outcome = orders.stopped(*stage.sentence)
+        except GeneratorExit as error:
+            if (
+                self.loop.is_running()
+            ):  # so it is the task's own: nobody closes a coroutine of a loop that runs
+                self._begin(replace(stage.run, cause=Cause.LOST, detail=repr(error)))
+            return
         del self._stages[stage.run.key]
         self.put(wire.encode_finished(stage.run.key, outcome, time.monotonic()))
         self._take()
@@ -283,8 +296,13 @@ class Coroutines:
         elif (stage := self._stages.get(number)) is not None:
             stage.stop(cause, reason)
 
-    def put(self, message: bytes) -> None:
+    def put(self, message: bytes, done: Callable[[], None] | None = None) -> None:
         """Send a report, now if the socket takes it; never blocks."""
+        self._put(message)
+        if done is not None:
+            done()
+
+    def _put(self, message: bytes) -> None:
         if len(message) <= wire.LIMIT:
             self._outbox.put(message)
         else:
