@@ -16,6 +16,7 @@ from contenders import Contender
 from contenders.base import FOLDER, environment
 from mode import Mode
 from names import names
+from observer import observer
 from row import Figure, Measured, Row
 
 EXCHANGE = "celeryev"
@@ -152,6 +153,18 @@ _EVENTS = (
     Figure("cost", "throughput that events cost, by processor time", "%"),
 )
 
+_PING = (
+    Figure("first", "the first, which connects", "ms"),
+    Figure("p50", "p50", "ms"),
+    Figure("most", "slowest", "ms"),
+    Figure("command", "the command, from its start to its end", "ms"),
+)
+_OBSERVER = (
+    Figure("batches", "processor, in batches", "% of a core"),
+    Figure("singles", "processor, one by one", "% of a core"),
+    Figure("memory", "memory", "MiB"),
+)
+
 MONITORING = (
     Row(
         "drain.events",
@@ -173,12 +186,7 @@ MONITORING = (
     Row(
         "ping",
         f"`inspect ping` of {PINGED} workers of amqptasks, by each one's client",
-        (
-            Figure("first", "the first, which connects", "ms"),
-            Figure("p50", "p50", "ms"),
-            Figure("most", "slowest", "ms"),
-            Figure("command", "the command, from its start to its end", "ms"),
-        ),
+        _PING,
         {"confirmed": False},
         ping,
         monitored=True,
@@ -198,6 +206,14 @@ MONITORING = (
         {"confirmed": False},
         fleet,
         monitored=True,
+        alone=True,
+    ),
+    Row(
+        "observer",
+        "an observer under 5,000 events a second, drawing `top`",
+        _OBSERVER,
+        {"confirmed": False},
+        observer,
         alone=True,
     ),
 )

@@ -12,7 +12,6 @@ from contenders import Contender
 from contenders.base import environment
 from mode import Mode
 from monitoring import MONITORING
-from observer import observer
 from row import QUEUE, RATE, Figure, Measured, Row
 from workflows import WORKFLOWS
 
@@ -320,18 +319,6 @@ ROWS = (
     Row("group", "group of 1,000 with results", (RATE,), {"results": True, "confirmed": False}, group),
     *WORKFLOWS,
     *MONITORING,
-    Row(
-        "observer",
-        "an observer under 5,000 events a second, drawing `top`",
-        (
-            Figure("batches", "processor, in batches", "% of a core"),
-            Figure("singles", "processor, one by one", "% of a core"),
-            Figure("memory", "memory", "MiB"),
-        ),
-        {"confirmed": False},
-        observer,
-        alone=True,
-    ),
     Row(
         "aio",
         "10,000 calls by as many coroutines, results gathered",

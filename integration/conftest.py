@@ -18,9 +18,13 @@ from broker import CURE, PrivateNode, free_ports, install, sweep  # noqa: E402  
 
 from integration.support import CeleryWorker, Proxy, WorkerProcess  # noqa: E402
 
-# How long an example takes says how busy the machine is, and nothing of the product.
+# How long an example takes says how busy the machine is, and nothing of the product. On CI the examples are the same
+# each time, so that a change is judged by what it changes; elsewhere they are new ones.
 hypothesis.settings.register_profile(
-    "shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "shared machine",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
 )
 hypothesis.settings.load_profile("shared machine")
 
@@ -73,6 +77,11 @@ def fresh_vhost(node: PrivateNode) -> Iterator[str]:
     yield name
     node.start()
     node.delete_vhost(name)
+
+
+@pytest.fixture
+def fresh_url(node: PrivateNode, fresh_vhost: str) -> str:
+    return node.url(fresh_vhost)
 
 
 @pytest.fixture(scope="session")

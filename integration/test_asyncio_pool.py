@@ -23,7 +23,7 @@ FULL = os.environ.get("AMQPTASKS_TEST_FAULTS") == "full"
 KILLS = 10 if FULL else 1
 PERSISTENT = 5_000 if FULL else 200
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(240)
 
 Start = Callable[..., WorkerProcess]
 
@@ -64,9 +64,9 @@ def test_a_thousand_that_wait_do_so_together(start: Start) -> None:
 
 
 def test_a_task_that_blocks_the_loop_does_not_stop_heartbeats(start: Start) -> None:
-    process = start("--", "broker_heartbeat=1")
+    process = start("--", "broker_heartbeat=2")
 
-    result = tasks.block.delay(5)
+    result = tasks.block.delay(6)
     assert result.get(timeout=PATIENCE) == "blocked"
     process.stop()
 
@@ -128,13 +128,15 @@ def test_all_run_again_when_their_child_is_killed(start: Start, tmp_path: Path) 
     process = start()
     effects = Effects(tmp_path / "effects")
     with tasks.app.batch():
-        results = [tasks.persist.delay(number, 1.0) for number in range(PERSISTENT)]
+        results = [tasks.persist.delay(number, 1.5) for number in range(PERSISTENT)]
     killed: list[int] = []
 
     def busy() -> int:
         """The pid of a child that has not been killed and runs many."""
-        alive = Counter(effect.pid for effect in effects.all() if effect.pid not in killed)
-        return next((pid for pid, starts in alive.items() if starts >= 150), 0)
+        running: Counter[int] = Counter()
+        for effect in effects.all():
+            running[effect.pid] += {"S": 1, "F": -1}[effect.kind]
+        return next((pid for pid, number in running.items() if number >= 150 and pid not in killed), 0)
 
     for _ in range(KILLS):
         pid = wait_until(busy, PATIENCE)

@@ -9,6 +9,7 @@ import pytest
 from amqptasks import App
 from integration.apps import scaling_tasks
 from integration.support import WorkerProcess, wait_until
+from integration.support.clients import on_broker
 
 APP = "integration.apps.scaling_tasks"
 NODE = "w1@here"
@@ -16,16 +17,8 @@ Start = Callable[..., WorkerProcess]
 
 
 @pytest.fixture
-def url(node: Any, fresh_vhost: str) -> str:
-    return str(node.url(fresh_vhost))
-
-
-@pytest.fixture
-def app(url: str) -> Iterator[App]:
-    app = scaling_tasks.app
-    app.conf.update(broker_url=url)
-    yield app
-    app.close()
+def app(fresh_url: str) -> Iterator[App]:
+    yield from on_broker(scaling_tasks.app, fresh_url)
 
 
 class Load:
@@ -66,10 +59,10 @@ def size(app: App) -> int:
 
 @pytest.mark.parametrize("pool", ["prefork", "asyncio"])
 def test_the_pool_follows_a_burst_and_a_calm_and_what_runs_is_never_killed(
-    app: App, url: str, worker: Start, tmp_path: Path, pool: str
+    app: App, fresh_url: str, worker: Start, tmp_path: Path, pool: str
 ) -> None:
     options = ("--autoscale", "4,1", "-P", pool, "-n", NODE, "--", "worker_autoscale_keepalive=0.5")
-    process = worker(APP, *options, broker_url=url)
+    process = worker(APP, *options, broker_url=fresh_url)
     load = Load(scaling_tasks.held if pool == "prefork" else scaling_tasks.aheld, tmp_path)
     wait_until(lambda: scaler(app) == {"max": 4, "min": 1, "current": 1, "qty": 0}, 20, "the least")
 
@@ -97,10 +90,10 @@ def test_the_pool_follows_a_burst_and_a_calm_and_what_runs_is_never_killed(
 
 
 def test_other_limits_count_at_once_and_what_is_held_follows_them(
-    app: App, url: str, worker: Start, tmp_path: Path
+    app: App, fresh_url: str, worker: Start, tmp_path: Path
 ) -> None:
     worker(
-        APP, "--autoscale", "2,1", "--prefetch-multiplier", "1", "-n", NODE, broker_url=url,
+        APP, "--autoscale", "2,1", "--prefetch-multiplier", "1", "-n", NODE, broker_url=fresh_url,
     )  # fmt: skip
     load = Load(scaling_tasks.held, tmp_path)
     load.add(*(f"a{number}" for number in range(8)))
@@ -119,8 +112,8 @@ def test_other_limits_count_at_once_and_what_is_held_follows_them(
     assert sorted(load.noted("F")) == [f"a{number}" for number in range(8)]
 
 
-def test_a_pool_of_a_fixed_size_says_so(url: str, worker: Start) -> None:
-    process = worker(APP, "--autoscale", "2,1", "-P", "threads", broker_url=url, ready=None)
+def test_a_pool_of_a_fixed_size_says_so(fresh_url: str, worker: Start) -> None:
+    process = worker(APP, "--autoscale", "2,1", "-P", "threads", broker_url=fresh_url, ready=None)
 
     assert process.wait() != 0
     assert "--autoscale is for the pools prefork and asyncio" in process.log()

@@ -125,7 +125,6 @@ def test_a_beat_goes_on_after_the_brokers_restart(
     worker(APP, "-c", "1", broker_url=node.url(fresh_vhost), env=env, ready=r" ready\.")
     beat(entries=3, every=1)
     wait_until(lambda: len(effects(tmp_path)) >= 3, 30, "runs")
-    node.eval("[dets:sync(Table) || Table <- dets:all()]")
     node.kill()
     node.start()
     done = len(effects(tmp_path))

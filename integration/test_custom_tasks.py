@@ -101,7 +101,6 @@ def test_an_abort_reaches_a_task_that_runs(start: Callable[..., WorkerProcess], 
 
     call.abort()
 
-    assert call.state == ABORTED
     assert call.get(timeout=20) == "aborted"
     assert call.state == "SUCCESS"
 
@@ -142,6 +141,7 @@ def test_an_abort_may_come_first_twice_and_from_elsewhere(start: Callable[..., W
     elsewhere = AbortableAsyncResult(call.id, app=tasks.app)
     elsewhere.abort()
     elsewhere.abort(expires=60)
+    assert call.state == ABORTED
     start("-c", "1")
 
     assert call.get(timeout=20) == "aborted"
@@ -151,11 +151,11 @@ def test_an_abort_may_come_first_twice_and_from_elsewhere(start: Callable[..., W
 def test_the_broker_forgets_an_abort_after_a_while(broker_url: str) -> None:
     tasks.app.conf.broker_url = broker_url
     call = AbortableAsyncResult[str]("a-call", app=tasks.app)
-    call.abort(expires=0.5)
+    call.abort(expires=2)
     assert call.is_aborted()
 
     def gone() -> bool:
-        time.sleep(1)  # each look renews the lease: look seldom
+        time.sleep(2.5)  # each look renews the lease: look seldom
         try:
             tasks.app.connection.inspect(PREFIX + call.id)
         except NotFound:

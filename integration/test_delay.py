@@ -18,11 +18,6 @@ QUORUM = {"x-queue-type": "quorum"}
 Arrival = tuple[float, Delivery]
 
 
-@pytest.fixture
-def fresh_url(node: PrivateNode, fresh_vhost: str) -> str:
-    return node.url(fresh_vhost)
-
-
 async def listening(link: LoopLink, *queues: str) -> list[Arrival]:
     """Consume the queues; the list grows with what arrives, and when."""
     arrivals: list[Arrival] = []

@@ -68,14 +68,18 @@ class Terminal:
         )
 
     def _run(self, line: list[str]) -> str:
-        ran = subprocess.run(
-            line,
-            cwd=self._folder,
-            env=os.environ | self._environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        for _ in range(3):
+            ran = subprocess.run(
+                line,
+                cwd=self._folder,
+                env=os.environ | self._environment,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            # A worker of a busy machine may need more than the second that commands wait for an answer.
+            if ran.returncode != os.EX_UNAVAILABLE:
+                break
         assert ran.returncode == 0, ran.stderr
         return ran.stdout.strip()
 

@@ -34,7 +34,9 @@ class Heard:
 
     def __init__(self, broker_url: str) -> None:
         self.events: list[Event] = []
-        self.connection = pika.BlockingConnection(pika.URLParameters(broker_url))
+        parameters = pika.URLParameters(broker_url)
+        parameters.heartbeat = 0  # nobody is there to answer one while the other programs are tested
+        self.connection = pika.BlockingConnection(parameters)
         channel = self.connection.channel()
         channel.exchange_declare("celeryev", "topic", durable=True)
         queue = channel.queue_declare("", exclusive=True).method.queue
@@ -51,7 +53,7 @@ class Heard:
             assert method.routing_key == ("task.multi" if isinstance(told, list) else one)
             assert properties.headers["hostname"] == event["hostname"]
 
-    def until(self, found: Callable[[], Any], timeout: float = 30.0) -> Any:
+    def until(self, found: Callable[[], Any], timeout: float = 60.0) -> Any:
         """`found()` as soon as it is true."""
         deadline = time.monotonic() + timeout
         while not (answer := found()):
@@ -120,7 +122,7 @@ Call = Callable[[App, str], Any]
 
 def _revoked(app: App, queue: str) -> Any:
     call = f"revoked-{queue}"
-    app.control.revoke(call, reply=True, destination=[MINE if queue == "ours" else OTHER])
+    app.control.revoke(call, reply=True, timeout=10.0, destination=[MINE if queue == "ours" else OTHER])
     return app.send_task("interop.add", (1, 1), queue=queue, task_id=call)
 
 
@@ -215,12 +217,12 @@ def test_what_is_told_of_a_call_is_what_was_said(app: App, heard: Heard) -> None
 
 
 def test_events_stop_and_start_again_at_run_time(app: App, heard: Heard) -> None:
-    app.control.disable_events([MINE], reply=True)
+    app.control.disable_events([MINE], reply=True, timeout=10.0)
     try:
         silent = app.send_task("interop.add", (1, 1), queue="ours")
         silent.get(timeout=20)
     finally:
-        app.control.enable_events([MINE], reply=True)
+        app.control.enable_events([MINE], reply=True, timeout=10.0)
     told = app.send_task("interop.add", (1, 1), queue="ours").id
 
     heard.one("task-succeeded", uuid=told)
@@ -365,7 +367,7 @@ def test_a_stock_receiver_and_its_state_understand_us(app: App, broker_url: str)
     with celery.connection_for_read() as connection:
         receiver = celery.events.Receiver(connection, handlers={"*": state.event})
         call = ""
-        for _ in receiver.itercapture(limit=None, timeout=30, wakeup=True):
+        for _ in receiver.itercapture(limit=None, timeout=60, wakeup=True):
             # The first is a heartbeat: now it is listening.
             call = call or app.send_task("interop.add", (1, 2), queue="ours").id
             if call in state.tasks and state.tasks[call].state == "SUCCESS":

@@ -49,8 +49,9 @@ def test_a_worker_sends_as_much_among_many_as_among_few(fleet: Any) -> None:
     each = {size: fleet[size]["published"] / size for size in (FEW, MANY)}
 
     assert each[FEW] > 0
-    # One heartbeat in two seconds: in a window of two and a half each has sent one or two.
-    assert each[MANY] <= 2 * each[FEW]
+    # One heartbeat in two seconds: in a window of two and a half each has sent one or two; if it were more among
+    # more, it would be four times as much.
+    assert each[MANY] < 3 * each[FEW]
 
 
 def test_all_of_them_answer_one_command(fleet: Any, broker_url: str) -> None:

@@ -81,7 +81,8 @@ def test_workers_are_listed_with_what_the_pages_read(flower: Flower, watched: Wa
         )
     assert f"{APP}.add" in first["registered"]
     assert "***" not in str(first["conf"])
-    assert flower.get("/api/workers", status="true").json == {FIRST: True, SECOND: True}
+    alive = {FIRST: True, SECOND: True}
+    wait_until(lambda: flower.get("/api/workers", status="true").json == alive, 10, "a heartbeat of each")
     assert flower.get("/api/workers", refresh="true", workername="nobody@here").status == 404
 
 
@@ -97,7 +98,7 @@ def test_the_pool_grows_shrinks_and_restarts(flower: Flower, watched: Watched) -
 
     assert "Restarting" in flower.said(f"/api/worker/pool/restart/{FIRST}")
     wait_until(lambda: not set(before) & set(watched.ask("stats")["pool"]["processes"]), 15)
-    assert watched.send("add", 1, 2).get(timeout=15) == 3
+    assert watched.send("add", 1, 2).get(timeout=30) == 3
 
 
 def test_autoscale_is_changed(flower: Flower, watched: Watched) -> None:
@@ -119,7 +120,7 @@ def test_autoscale_is_changed(flower: Flower, watched: Watched) -> None:
 
 def test_consumers_are_added_and_cancelled(flower: Flower, watched: Watched) -> None:
     assert flower.said(f"/api/worker/queue/add-consumer/{FIRST}", queue="extra") == "add consumer extra"
-    assert watched.send("add", 2, 2, queue="extra").get(timeout=15) == 4
+    assert watched.send("add", 2, 2, queue="extra").get(timeout=30) == 4
 
     cancelled = flower.said(f"/api/worker/queue/cancel-consumer/{FIRST}", queue="extra")
 
@@ -128,7 +129,7 @@ def test_consumers_are_added_and_cancelled(flower: Flower, watched: Watched) -> 
     waiting = watched.send("add", 3, 3, queue="extra")
     assert "extra" not in [queue["name"] for queue in flower.worker(FIRST)["active_queues"]]
     flower.said(f"/api/worker/queue/add-consumer/{SECOND}", queue="extra")
-    assert waiting.get(timeout=15) == 6
+    assert waiting.get(timeout=30) == 6
     flower.said(f"/api/worker/queue/cancel-consumer/{SECOND}", queue="extra")
 
 
@@ -142,7 +143,7 @@ def test_every_end_of_a_call_is_shown(flower: Flower, watched: Watched) -> None:
     done = flower.task(good.id, "SUCCESS")
     assert (done["name"], done["args"], done["kwargs"], done["result"]) == (f"{APP}.add", "(1, 1)", "{}", "2")
     assert done["received"] <= done["started"] <= done["succeeded"]
-    assert (done["worker"], done["runtime"] < 5, done["root_id"]) == (FIRST, True, good.id)
+    assert (done["worker"], done["runtime"] < 60, done["root_id"]) == (FIRST, True, good.id)
 
     failed = flower.task(bad.id, "FAILURE")
     assert failed["exception"] == "ValueError('no reason')"
@@ -175,7 +176,7 @@ def test_a_workflow_is_shown_with_its_ids(flower: Flower, watched: Watched) -> N
     app = watched.app
     add = app.signature(f"{APP}.add", (1, 1))
     chained = (add | app.signature(f"{APP}.add", (5,))).apply_async()
-    assert chained.get(timeout=15) == 7
+    assert chained.get(timeout=30) == 7
     first = chained.parent.id
 
     second = flower.task(chained.id, "SUCCESS")
@@ -185,7 +186,7 @@ def test_a_workflow_is_shown_with_its_ids(flower: Flower, watched: Watched) -> N
     from amqptasks import chord
 
     total = chord([add.clone(), add.clone()], app.signature(f"{APP}.total")).apply_async()
-    assert total.get(timeout=15) == 4
+    assert total.get(timeout=30) == 4
     body = flower.task(total.id, "SUCCESS")
     assert body["args"] == "([2, 2],)"
     members = [flower.task(member.id, "SUCCESS") for member in total.parent.results]
@@ -194,7 +195,7 @@ def test_a_workflow_is_shown_with_its_ids(flower: Flower, watched: Watched) -> N
 
 
 def test_tasks_are_filtered_sorted_and_cut(flower: Flower, watched: Watched) -> None:
-    calls = [watched.send("add", number, 0, queue=OTHER) for number in (101, 102, 103)]
+    calls = [watched.send("add", number, 0, queue=OTHER) for number in (700_101, 700_102, 700_103)]
     for call in calls:
         flower.task(call.id, "SUCCESS")
 
@@ -206,7 +207,7 @@ def test_tasks_are_filtered_sorted_and_cut(flower: Flower, watched: Watched) -> 
     newest = ids(workername=SECOND, taskname=f"{APP}.add", sort_by="-received", limit=3)
     assert newest == [call.id for call in reversed(calls)]
     assert ids(search="state:FAILURE", limit=1, taskname=f"{APP}.add") == []
-    assert ids(search="args:102") == [calls[1].id], "a bare word is looked for in the ids too"
+    assert ids(search="args:700102") == [calls[1].id], "a bare word is looked for in the ids too"
     failed = watched.send("fail", "listed")
     flower.task(failed.id, "FAILURE")
     assert failed.id in ids(state="FAILURE")
@@ -219,7 +220,7 @@ def test_flower_sends_calls_that_we_run(flower: Flower, watched: Watched) -> Non
     answer = flower.post(f"/api/task/send-task/{APP}.add", {"args": [20, 22], **where})
 
     assert answer.status == 200, answer
-    assert watched.app.AsyncResult(answer.json["task-id"]).get(timeout=15) == 42
+    assert watched.app.AsyncResult(answer.json["task-id"]).get(timeout=30) == 42
     assert flower.task(answer.json["task-id"], "SUCCESS")["result"] == "42"
 
 
@@ -230,7 +231,7 @@ def test_a_flower_that_knows_the_tasks_calls_them_and_reads_results(
     assert (applied.json["result"], applied.json["state"]) == (3, "SUCCESS")
 
     sent = knowing.post(f"/api/task/async-apply/{APP}.add", {"args": [3, 4], "countdown": 0.2}).json
-    assert watched.app.AsyncResult(sent["task-id"]).get(timeout=15) == 7
+    assert watched.app.AsyncResult(sent["task-id"]).get(timeout=30) == 7
     assert knowing.get(f"/api/task/result/{sent['task-id']}").json["result"] == 7
 
     by_name = knowing.post(f"/api/task/send-task/{APP}.fail", {"args": ["told"]}).json
@@ -245,13 +246,13 @@ def test_abort_reaches_a_task_that_runs(knowing: Flower, watched: Watched) -> No
     knowing.task(call.id, "STARTED")
 
     assert knowing.said(f"/api/task/abort/{call.id}") == f"Aborted '{call.id}'"
-    assert call.get(timeout=15) == "aborted"
+    assert call.get(timeout=30) == "aborted"
 
 
 def test_revoke_keeps_a_call_from_running_and_terminate_ends_it(
     flower: Flower, watched: Watched, tmp_path: Path
 ) -> None:
-    later = watched.send("add", 1, 1, countdown=1)
+    later = watched.send("add", 1, 1, countdown=3)
     assert flower.said(f"/api/task/revoke/{later.id}") == f"Revoked '{later.id}'"
     assert flower.task(later.id, "REVOKED")["started"] is None
 
@@ -272,8 +273,8 @@ def test_limits_are_set_by_a_flower_that_knows_the_tasks(
 
     said = knowing.said(f"/api/task/rate-limit/{name}", workername=FIRST, ratelimit=7)
     assert said == "new rate limit set successfully"
-    assert f"{name} [rate_limit=7/s]" in watched.ask("registered")
-    assert f"{name} [rate_limit=7/s]" in knowing.worker(FIRST)["registered"]
+    assert f"{name} [rate_limit=7]" in watched.ask("registered")
+    assert f"{name} [rate_limit=7]" in knowing.worker(FIRST)["registered"]
     assert name in watched.ask("registered", SECOND)
     knowing.said(f"/api/task/rate-limit/{name}", workername=FIRST, ratelimit=0)
     assert name in watched.ask("registered")
@@ -303,7 +304,7 @@ def test_queues_are_counted(flower: Flower, watched: Watched) -> None:
         wait_until(lambda: lengths().items() >= wanted.items(), 20, lambda: str(lengths()), 0.2)
     finally:
         flower.said(f"/api/worker/queue/add-consumer/{SECOND}", queue=OTHER)
-    assert [call.get(timeout=15) for call in calls] == [0, 1, 2]
+    assert [call.get(timeout=30) for call in calls] == [0, 1, 2]
 
 
 def test_metrics_count_what_our_workers_did(flower: Flower, watched: Watched) -> None:
@@ -350,7 +351,7 @@ def test_shutdown_ends_a_worker_and_a_restarted_one_is_seen(flower: Flower, watc
 
     def told() -> bool:
         calls.append(watched.send("add", 1, 1, queue="ending"))
-        assert calls[-1].get(timeout=15) == 2
+        assert calls[-1].get(timeout=30) == 2
         return any(flower.get(f"/api/task/info/{call.id}").status == 200 for call in calls)
 
     # It was not told to send events; Flower tells it, every five seconds.

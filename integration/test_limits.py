@@ -6,6 +6,7 @@ AMQPTASKS_TEST_FAULTS=full runs the mixed thousand; `-s` shows the figures.
 import os
 import re
 import signal
+import statistics
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -38,7 +39,8 @@ def limits(
 
 
 def test_two_tasks_at_ten_a_second_each_are_within_five_percent(limits: Limits) -> None:
-    """Over the time from the first start to the last; others of the same queue are not held up."""
+    """Over half the time, whichever half: a start that a busy machine delays is not the rate. Others of the same queue
+    are not held up."""
     count = 10 * SECONDS
     worker = limits.worker("-c", "2", "--prefetch-multiplier", str(count + 10))
     with limits.client() as client:
@@ -47,15 +49,17 @@ def test_two_tasks_at_ten_a_second_each_are_within_five_percent(limits: Limits) 
             *(("another_ten", number) for number in range(count + 1)),
             ("free", 0),
         )
-        wait_until(lambda: limits.notes("S", "free"), 10, worker.log)
-        before = len(limits.notes("S", "ten"))
+        (free,) = wait_until(lambda: limits.notes("S", "free"), 10, worker.log)
         wait_until(
             lambda: len(limits.notes("S", "ten")) + len(limits.notes("S", "another_ten")) == 2 * count + 2,
             SECONDS * 2,
         )
+    before = sum(note.at < free.at for note in limits.notes("S", "ten"))
+    half = count // 2
     for name in ("ten", "another_ten"):
         starts = [note.at for note in limits.notes("S", name)]
-        rate = count / (starts[-1] - starts[0])
+        halves = zip(starts, starts[half:], strict=False)
+        rate = statistics.median(half / (later - earlier) for earlier, later in halves)
         closest = min(later - earlier for earlier, later in pairwise(starts))
         print(f"\n{name}: {rate:.3f}/s over {starts[-1] - starts[0]:.1f} s, closest {closest * 1000:.0f} ms")
         assert rate == pytest.approx(10, rel=0.05)
@@ -142,16 +146,16 @@ def _outcome(value: object) -> str:
             [
                 ({}, "slept"),
                 ({"time_limit": 0.3}, TimeLimitExceeded),
-                ({"soft_time_limit": 0.3}, "cleaned up"),
-                ({"soft_time_limit": 0.3, "time_limit": 20}, "cleaned up"),
+                ({"soft_time_limit": 0.5}, "cleaned up"),
+                ({"soft_time_limit": 0.5, "time_limit": 20}, "cleaned up"),
             ],
         ),
         (("--time-limit", "0.3"), [({}, TimeLimitExceeded), ({"time_limit": 20}, "slept")]),
-        (("--soft-time-limit", "0.3"), [({}, "cleaned up"), ({"soft_time_limit": 20}, "slept")]),
+        (("--soft-time-limit", "0.5"), [({}, "cleaned up"), ({"soft_time_limit": 20}, "slept")]),
         (("--time-limit", "20"), [({"time_limit": 0.3}, TimeLimitExceeded)]),
-        (("--soft-time-limit", "0.3", "--time-limit", "20"), [({}, "cleaned up")]),
+        (("--soft-time-limit", "0.5", "--time-limit", "20"), [({}, "cleaned up")]),
         (("--", "task_time_limit=0.3"), [({}, TimeLimitExceeded), ({"time_limit": 20}, "slept")]),
-        (("--", "task_soft_time_limit=0.3"), [({}, "cleaned up")]),
+        (("--", "task_soft_time_limit=0.5"), [({}, "cleaned up")]),
     ],
 )
 def test_limits_of_the_worker_and_of_the_call(
@@ -159,15 +163,18 @@ def test_limits_of_the_worker_and_of_the_call(
 ) -> None:
     limits.worker("-c", "2", *arguments)
     with limits.client() as client:
-        results = [client.send("sleeps", 1, 1.0, **options) for options, _ in calls]
-        got = [result.get(timeout=20, propagate=False) for result in results]
+        # Who is to be stopped would sleep on for long: it is its limit that ends it, however late that comes.
+        results = [
+            client.send("sleeps", 1, 1.0 if want == "slept" else 60.0, **options) for options, want in calls
+        ]
+        got = [result.get(timeout=40, propagate=False) for result in results]
     assert [type(one) if isinstance(one, Exception) else one for one in got] == [want for _, want in calls]
 
 
 def test_a_task_that_catches_its_soft_limit_for_ever_meets_the_hard_one(limits: Limits) -> None:
     limits.worker("-c", "1")
     with limits.client() as client:
-        result = client.send("ignores_the_soft_limit", 1).get(timeout=20, propagate=False)
+        result = client.send("ignores_the_soft_limit", 1).get(timeout=40, propagate=False)
         assert isinstance(result, TimeLimitExceeded), result
         assert not isinstance(result, SoftTimeLimitExceeded)
     assert len(limits.notes("soft")) == 1, "the soft limit is said once"
@@ -206,24 +213,27 @@ def test_the_threads_pool_names_the_tasks_whose_limits_it_cannot_keep(limits: Li
 # --- stacks ----------------------------------------------------------------------------------------------
 
 
-def test_usr1_shows_the_stack_of_every_running_task_even_of_one_that_hangs_in_c(limits: Limits) -> None:
-    worker = limits.worker("-c", "2")
+def test_usr1_shows_the_stack_of_every_running_task_even_of_one_that_hangs_in_c(
+    limits: Limits, tmp_path: Path
+) -> None:
+    worker, go = limits.worker("-c", "2"), tmp_path / "go"
     with limits.client() as client:
-        client.send_many(("hangs_in_c", 1, 5), ("sleeps", 2, 5.0))
+        client.send_many(("hangs_in_c", 1, str(go)), ("waits", 2, str(go)))
         wait_until(lambda: len(limits.notes("S")) == 2, 10, worker.log)
 
         worker.signal(signal.SIGUSR1)
 
-        wait_until(lambda: "in hangs_in_c" in worker.log() and "in sleeps" in worker.log(), 4, worker.log)
+        wait_until(lambda: "in hangs_in_c" in worker.log() and "in waits" in worker.log(), 10, worker.log)
         shown = re.findall(
             r"^run (\d+), for [\d.]+ s: integration.apps.limit_tasks.(\w+)\[", worker.log(), re.MULTILINE
         )
-        assert sorted(name for _, name in shown) == ["hangs_in_c", "sleeps"]
+        assert sorted(name for _, name in shown) == ["hangs_in_c", "waits"]
         for key, name in shown:
             at = worker.log().index(f"runs: {key}\n")
             assert f"in {name}" in worker.log()[at:].split("--- child")[0]
-        assert not limits.notes("F", "sleeps"), "they still run"
-        wait_until(lambda: limits.notes("F", "sleeps"), 20, worker.log)
+        assert not limits.notes("F"), "they still run"
+        go.touch()
+        wait_until(lambda: len(limits.notes("F")) == 2, 20, worker.log)
     assert worker.stop() == 0
 
 

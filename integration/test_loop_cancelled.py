@@ -13,11 +13,6 @@ from integration.support import Proxy
 from integration.support.links import Inbox, filled, linked, until
 
 
-@pytest.fixture
-def fresh_url(node: PrivateNode, fresh_vhost: str) -> str:
-    return node.url(fresh_vhost)
-
-
 def test_a_missing_queue_is_told_at_once(fresh_url: str) -> None:
     async def scenario() -> None:
         async with linked(fresh_url) as link:

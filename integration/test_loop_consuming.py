@@ -2,18 +2,10 @@
 
 import asyncio
 
-import pytest
-from broker import PrivateNode
-
 from amqptasks.amqp import Binding, Delivery, Exchange, Queue
 from amqptasks.transport.codec import decode_header
 from amqptasks.transport.loop import LoopLink
 from integration.support.links import TASKS, Inbox, fates, filled, linked, parcel
-
-
-@pytest.fixture
-def fresh_url(node: PrivateNode, fresh_vhost: str) -> str:
-    return node.url(fresh_vhost)
 
 
 async def ready(url: str, queue: str = "tasks") -> int:
@@ -24,10 +16,11 @@ async def ready(url: str, queue: str = "tasks") -> int:
 
 
 async def emptied(url: str, messages: int = 0) -> None:
-    for _ in range(300):
-        if await ready(url) == messages:
-            return
-    assert await ready(url) == messages
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + 30
+    while (found := await ready(url)) != messages:
+        assert loop.time() < deadline, f"{found} messages are ready, not {messages}"
+        await asyncio.sleep(0.01)
 
 
 # --- deliveries and acks ---------------------------------------------------------------------------------
@@ -116,10 +109,12 @@ def test_reject_drops_or_dead_letters_and_nack_gives_back(fresh_url: str) -> Non
 
 
 async def until_got(link: LoopLink, queue: str) -> Delivery:
-    for _ in range(500):
-        if (delivery := await link.get(queue)) is not None:
-            return delivery
-    raise AssertionError(f"nothing came into {queue}")
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + 30
+    while (delivery := await link.get(queue)) is None:
+        assert loop.time() < deadline, f"nothing came into {queue}"
+        await asyncio.sleep(0.01)
+    return delivery
 
 
 def test_without_acks_all_comes_at_once(fresh_url: str) -> None:

@@ -18,7 +18,7 @@ def test_a_cut_ends_the_link_once(proxy: Proxy, vhost: str, how: str) -> None:
     async def scenario() -> None:
         link = await connect(parse(proxy.url(vhost)), name="test")
         getattr(proxy, how)()
-        reason = await asyncio.wait_for(link.lost, 5)
+        reason = await asyncio.wait_for(link.lost, 20)
 
         assert isinstance(reason, ConnectionLost)
         with pytest.raises(ConnectionLost):
@@ -32,7 +32,7 @@ def test_silence_ends_the_link_by_heartbeats(proxy: Proxy, vhost: str) -> None:
     async def scenario() -> None:
         link = await connect(parse(proxy.url(vhost)), name="test", heartbeat=1)
         proxy.blackhole("both")
-        reason = await asyncio.wait_for(link.lost, 12)
+        reason = await asyncio.wait_for(link.lost, 30)
 
         assert "heartbeat" in str(reason)
 
@@ -43,7 +43,7 @@ def test_the_brokers_reason_is_passed_on(node: PrivateNode, broker_url: str, vho
     async def scenario() -> None:
         link = await connect(parse(broker_url), name="test")
         await asyncio.to_thread(node.ctl, "close_all_connections", "--vhost", vhost, "drill")
-        reason = await asyncio.wait_for(link.lost, 5)
+        reason = await asyncio.wait_for(link.lost, 20)
 
         assert "320" in str(reason)
         assert "drill" in str(reason)
@@ -65,10 +65,11 @@ def test_a_killed_node_ends_the_link(node: PrivateNode, vhost: str, broker_url: 
 
 def test_close_is_bounded_when_the_peer_is_silent(proxy: Proxy, vhost: str) -> None:
     async def scenario() -> float:
-        link = await connect(parse(proxy.url(vhost)), name="test", timeout=0.5)
+        link = await connect(parse(proxy.url(vhost)), name="test")
+        link._timeout = 0.5  # only now: on a busy machine the handshake may take longer
         proxy.blackhole("both")
         started = time.monotonic()
         await link.close()
         return time.monotonic() - started
 
-    assert asyncio.run(scenario()) < 2
+    assert asyncio.run(scenario()) < 5

@@ -25,7 +25,7 @@ from amqptasks.transport.url import parse
 from integration.support.links import linked
 
 
-def refusal(url: str | list[str], timeout: float = 4.0, **options: Any) -> BrokerUnavailable:
+def refusal(url: str | list[str], timeout: float = 20.0, **options: Any) -> BrokerUnavailable:
     with pytest.raises(BrokerUnavailable) as caught:
         asyncio.run(connect(parse(url), name="test", timeout=timeout, **options))
     return caught.value
@@ -163,7 +163,7 @@ def test_the_peer_is_silent() -> None:
         error = refusal(f"amqp://guest@127.0.0.1:{port}//", timeout=0.3)
 
     assert "did not answer within 0.3 s" in str(error)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9\r\n", b""])

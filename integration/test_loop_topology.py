@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from broker import PrivateNode
 
 from amqptasks.amqp import Binding, Exchange, Queue, QueueInfo
 from amqptasks.errors import (
@@ -17,11 +16,6 @@ from amqptasks.errors import (
 from integration.support.links import fates, linked, parcel, until
 
 TASKS = Queue("tasks", arguments={"x-queue-type": "quorum", "x-delivery-limit": 20})
-
-
-@pytest.fixture
-def fresh_url(node: PrivateNode, fresh_vhost: str) -> str:
-    return node.url(fresh_vhost)
 
 
 def test_exchanges_queues_and_bindings_of_all_kinds(fresh_url: str) -> None:

@@ -121,9 +121,10 @@ def test_stopwait_returns_when_all_that_ran_has_finished(multi: Nodes) -> None:
     assert multi("stopwait", *NAMES).stdout.count("DOWN") == 3
 
 
-def test_stop_signals_and_returns_and_what_runs_is_finished(multi: Nodes) -> None:
+def test_stop_signals_and_returns_and_what_runs_is_finished(multi: Nodes, tmp_path: Path) -> None:
     multi.start()
-    _work(multi, 6, 3.0)
+    go = tmp_path / "go"
+    send(multi.url, [call("held", number, str(go)) for number in range(6)])
     wait_until(lambda: len(multi.effects("S")) == 6, 20, "six running tasks")
     parents = multi.pids()
     before = time.monotonic()
@@ -134,6 +135,7 @@ def test_stop_signals_and_returns_and_what_runs_is_finished(multi: Nodes) -> Non
     assert done.stdout.count("SIGTERM") == 3
     assert multi.effects("F") == [], "it did not wait for them"
     print(f"stop took {took:.2f} s, the interpreter's start included")
+    go.touch()
     wait_until(lambda: multi.processes() == [], 30, "the nodes' end")
     assert len(parents) == 3
     assert len(multi.effects("F")) == 6
@@ -152,7 +154,7 @@ def test_nodes_have_their_own_options_queues_and_files(multi: Nodes, tmp_path: P
     assert started.returncode == 0, started.stdout + started.stderr
     logs = {name: tmp_path / "log" / f"{name}-{host}.log" for name in names}
     for name, log in logs.items():
-        wait_until(lambda name=name, log=log: f"{name} ready." in log.read_text(), 30, name)
+        wait_until(lambda name=name, log=log: log.exists() and f"{name} ready." in log.read_text(), 30, name)
 
     pids = {name: tmp_path / "run" / f"{name.partition('@')[0]}-example.org.pid" for name in names}
     asked = multi.ask("stats")
@@ -267,7 +269,7 @@ def _check_a_detached_worker(
     done = nodes.run(*line, "-l", "INFO")
     assert done.returncode == 0, done.stdout + done.stderr
     log, pid_file = folder / "log" / "w1.log", folder / "run" / "w1.pid"
-    wait_until(lambda: "w1@here ready." in log.read_text(), 30, log.read_text)
+    wait_until(lambda: log.exists() and "w1@here ready." in log.read_text(), 30, lambda: done.stdout)
     _work(nodes, 1, 0.0)
     wait_until(lambda: nodes.effects("F") == ["0"], 30, log.read_text)
 

@@ -13,6 +13,7 @@ import pytest
 from amqptasks import App
 from integration.apps import own_commands
 from integration.support import WorkerProcess, wait_until
+from integration.support.clients import on_broker
 from integration.support.processes import ROOT
 
 APP = "integration.apps.own_commands"
@@ -21,16 +22,8 @@ Start = Callable[..., WorkerProcess]
 
 
 @pytest.fixture
-def url(node: Any, fresh_vhost: str) -> str:
-    return str(node.url(fresh_vhost))
-
-
-@pytest.fixture
-def app(url: str) -> Iterator[App]:
-    app = own_commands.app
-    app.conf.update(broker_url=url)
-    yield app
-    app.close()
+def app(fresh_url: str) -> Iterator[App]:
+    yield from on_broker(own_commands.app, fresh_url)
 
 
 def run(program: str, url: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -51,9 +44,9 @@ def asked(app: App, command: str, **arguments: Any) -> Any:
 
 
 def test_they_run_beside_the_tasks_and_are_called_by_name_and_alias(
-    app: App, url: str, worker: Start
+    app: App, fresh_url: str, worker: Start
 ) -> None:
-    process = worker(APP, "-c", "1", "-n", NODE, broker_url=url)
+    process = worker(APP, "-c", "1", "-n", NODE, broker_url=fresh_url)
     before = set(process.children())
 
     n, loud, node, pid = asked(app, "increase", n="5", loud="no")["ok"]
@@ -70,11 +63,11 @@ def test_they_run_beside_the_tasks_and_are_called_by_name_and_alias(
 
 
 def test_whatever_a_command_does_is_answered_and_the_worker_works_on(
-    app: App, url: str, worker: Start, tmp_path: Path
+    app: App, fresh_url: str, worker: Start, tmp_path: Path
 ) -> None:
     """A signal's receivers share the helper: they miss nothing of what comes after."""
     note = tmp_path / "note"
-    process = worker(APP, "-c", "1", "-n", NODE, broker_url=url, env={"OWN_COMMANDS_NOTE": str(note)})
+    process = worker(APP, "-c", "1", "-n", NODE, broker_url=fresh_url, env={"OWN_COMMANDS_NOTE": str(note)})
 
     assert asked(app, "broken") == {"error": "ValueError('not like this')"}
     assert "invalid literal" in asked(app, "increase", n="many")["error"]
@@ -93,28 +86,29 @@ def test_whatever_a_command_does_is_answered_and_the_worker_works_on(
     assert process.stop() == 0
 
 
-def test_our_command_line_lists_types_and_calls_them(app: App, url: str, worker: Start) -> None:
-    worker(APP, "-c", "1", "-n", NODE, "-P", "asyncio", broker_url=url)
+def test_our_command_line_lists_types_and_calls_them(app: App, fresh_url: str, worker: Start) -> None:
+    worker(APP, "-c", "1", "-n", NODE, "-P", "asyncio", broker_url=fresh_url)
 
-    listed = run("amqptasks", url, "-A", APP, "control", "--list").stdout
+    listed = run("amqptasks", fresh_url, "-A", APP, "control", "--list").stdout
     assert "increase [N=1 [LOUD]]" in listed
     assert "Say where and with what it was called." in listed
     assert "hang N " in listed
     assert "[WORDS" not in listed, "that is a question"
-    assert "where [WORDS...]" in run("amqptasks", url, "-A", APP, "inspect", "--list").stdout
+    assert "where [WORDS...]" in run("amqptasks", fresh_url, "-A", APP, "inspect", "--list").stdout
 
-    called = run("amqptasks", url, "-A", APP, "control", "increase", "7", "yes", "--json")
+    to = ("-t", "30", "-d", NODE)
+    called = run("amqptasks", fresh_url, "-A", APP, "control", "increase", "7", "yes", "--json", *to)
     assert json.loads(called.stdout)[NODE]["ok"][:2] == [7, True]
-    failed = run("amqptasks", url, "-A", APP, "control", "broken")
+    failed = run("amqptasks", fresh_url, "-A", APP, "control", "broken", *to)
     assert failed.returncode == 1
     assert "not like this" in failed.stdout
 
 
-def test_a_stock_celery_calls_them(app: App, url: str, worker: Start) -> None:
-    worker(APP, "-c", "1", "-n", NODE, broker_url=url)
-    celery = ("celery", url, "-A", "integration.apps.celery_commands", "-b", url)
+def test_a_stock_celery_calls_them(app: App, fresh_url: str, worker: Start) -> None:
+    worker(APP, "-c", "1", "-n", NODE, broker_url=fresh_url)
+    celery = ("celery", fresh_url, "-A", "integration.apps.celery_commands", "-b", fresh_url)
 
-    called = run(*celery, "control", "--json", "-t", "5", "-d", NODE, "increase", "4")
+    called = run(*celery, "control", "--json", "-t", "30", "-d", NODE, "increase", "4")
     assert '"ok": [4, false, "w1@here"' in called.stdout, called.stderr
-    looked = run(*celery, "inspect", "--json", "-t", "5", "-d", NODE, "where", "x", "y")
+    looked = run(*celery, "inspect", "--json", "-t", "30", "-d", NODE, "where", "x", "y")
     assert '"words": ["x", "y"]' in looked.stdout, looked.stderr

@@ -94,6 +94,8 @@ def test_what_runs_is_finished_and_what_waits_runs_with_the_new_code(
         assert inspect.request("another") == {NODE: "another"}
         assert app.send_task("besides").get(timeout=20) == "besides"
         assert app.send_task("new").get(timeout=20) == "new"
+        told = app.control.rate_limit("new", "60/m", destination=[NODE], reply=True, timeout=10.0)
+        assert told == [{NODE: {"ok": "new rate limit set successfully"}}]
 
         go.touch()
         assert running.get(timeout=30) == [7, 1]

@@ -18,6 +18,7 @@ from broker import PrivateNode
 from integration.apps.fault_effects import Effects
 from integration.support import WorkerProcess, wait_until
 from integration.support.calls import answers, call, count, send
+from integration.support.clients import holds_nothing
 from integration.support.figures import Figures
 
 FULL = os.environ.get("AMQPTASKS_TEST_FAULTS") == "full"
@@ -26,6 +27,7 @@ CHILD_KILLS = 40 if FULL else 20
 PARENT_KILLS = 20 if FULL else 4
 BROKER_KILLS = 20 if FULL else 1
 CHILDREN = 4
+NODE = "fault@here"
 HELD = 4 * CHILDREN
 """Messages that the worker may hold unacknowledged: a fixed prefetch, so that what a kill may double is bounded."""
 SECONDS = 0.004
@@ -65,7 +67,7 @@ class Run:
     def start_worker(self) -> None:
         self.worker = self._start(
             "integration.apps.fault_tasks",
-            *("-c", str(CHILDREN), "--prefetch-multiplier", "4", "-n", "fault@here"),
+            *("-c", str(CHILDREN), "--prefetch-multiplier", "4", "-n", NODE),
             broker_url=self.url,
             env={"FAULT_EFFECTS": str(self.effects.path)},
             ready=r" ready\.",
@@ -112,11 +114,11 @@ class Run:
         )
 
     def _drained(self) -> bool:
-        """Nothing ready on the broker, and nothing has happened for a moment."""
+        """Nothing ready on the broker, nothing in the worker's hands, and nothing has happened for a moment."""
         before = len(self.effects.all())
-        if count(self.url, "amqptasks"):
+        if count(self.url, "amqptasks") or not holds_nothing(self.url, NODE):
             return False
-        quiet_until = time.monotonic() + 1.0
+        quiet_until = time.monotonic() + 0.5
         while time.monotonic() < quiet_until:
             if len(self.effects.all()) != before:
                 return False

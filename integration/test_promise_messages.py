@@ -128,7 +128,7 @@ def test_a_memory_alarm_is_an_error_in_time_for_clients_and_a_pause_for_the_work
     bench: Bench, client: App
 ) -> None:
     worker = bench.worker()
-    client.conf.broker_publish_timeout = 1.5
+    client.conf.broker_publish_timeout = 3.0
     client.send_task(f"{APP}.early", (0,))
     bench.hold("waits_late_for", 1)
     bench.node.eval(f"rabbit_alarm:set_alarm({{{ALARM}, []}})")
@@ -136,7 +136,7 @@ def test_a_memory_alarm_is_an_error_in_time_for_clients_and_a_pause_for_the_work
         began = time.monotonic()
         with pytest.raises(BrokerBlocked):
             client.send_task(f"{APP}.early", (2,))
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         bench.release()
         bench.finished(1)
     finally:

@@ -21,6 +21,7 @@ from amqptasks import delay
 from integration.apps.fault_effects import Effect, Effects
 from integration.support import WorkerProcess, wait_until
 from integration.support.calls import answers, call, count, send
+from integration.support.clients import holds_nothing
 from integration.support.figures import Figures
 
 APP = "integration.apps.retry_tasks"
@@ -28,6 +29,7 @@ FULL = os.environ.get("AMQPTASKS_TEST_FAULTS") == "full"
 TASKS = 1_000 if FULL else 150
 KILLS = {"child": 30, "worker": 8, "broker": 4} if FULL else {"child": 6, "worker": 2, "broker": 1}
 CHILDREN = 4
+NODE = "storm@here"
 HELD = 4 * CHILDREN
 """Messages that the worker may hold unacknowledged."""
 SECONDS = 0.05
@@ -69,7 +71,7 @@ class Storm:
     def start_worker(self) -> None:
         self.worker = self._start(
             APP,
-            *("-c", str(CHILDREN), "--prefetch-multiplier", "4", "-n", "storm@here"),
+            *("-c", str(CHILDREN), "--prefetch-multiplier", "4", "-n", NODE),
             broker_url=self.url,
             env={"FAULT_EFFECTS": str(self.effects.path)},
             ready=r" ready\.",
@@ -133,11 +135,11 @@ class Storm:
         return self._count(len(kills))
 
     def _quiet(self) -> bool:
-        """Nothing waits on the ladder or in the queue, and nothing has happened for a moment: also those attempts
-        that a kill had doubled have ended."""
+        """Nothing waits on the ladder, in the queue or in the worker, and nothing has happened for a moment: also those
+        attempts that a kill had doubled have ended."""
         before = len(self.effects.all())
         held = [f"{delay.PREFIX}.0.{digit}" for digit in (1, 2)]
-        if any(count(self.url, queue) for queue in (*held, "amqptasks")):
+        if any(count(self.url, queue) for queue in (*held, "amqptasks")) or not holds_nothing(self.url, NODE):
             return False
         quiet_until = time.monotonic() + 1.0
         while time.monotonic() < quiet_until:

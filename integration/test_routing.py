@@ -30,11 +30,6 @@ def router(**settings: Any) -> Router:
     return Router(Config({"task_queues": QUEUES, **settings}, environ={}))
 
 
-@pytest.fixture
-def fresh_url(node: PrivateNode, fresh_vhost: str) -> str:
-    return node.url(fresh_vhost)
-
-
 @pytest.mark.parametrize("name", [queue.name for queue in QUEUES])
 @pytest.mark.parametrize("arguments", ["full", "minimal"])
 def test_a_call_reaches_its_queue(fresh_url: str, name: str, arguments: str) -> None:

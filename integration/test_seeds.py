@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from broker import PrivateNode
 from amqptasks import states
 from amqptasks.errors import TimeLimitExceeded, WorkerLost
 from integration.apps.seed_src import tasks
-from integration.support import WorkerProcess, wait_until
-from integration.support.calls import REPLIES, answers, count, post
+from integration.support import WorkerProcess, queues, wait_until
+from integration.support.calls import REPLIES, TASKS, answers, count, post
 from integration.support.links import parcel
 from integration.support.processes import ROOT, Process
 
@@ -39,15 +40,7 @@ def shared(broker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture
 def unacknowledged(node: PrivateNode, vhost: str) -> Callable[[], int]:
     """How many messages of the default queue are with a worker, not yet acknowledged."""
-
-    def ask() -> int:
-        # The broker counts by itself, so this is what a message looks like from outside.
-        rows = node.ctl(
-            "-q", "-p", vhost, "list_queues", "name", "messages_unacknowledged", "--no-table-headers"
-        )
-        return {row.split()[0]: int(row.split()[1]) for row in rows.splitlines() if row.strip()}["amqptasks"]
-
-    return ask
+    return partial(queues.unacknowledged, node, vhost, TASKS)
 
 
 # --- a worker and its clients --------------------------------------------------------------------------------
@@ -132,6 +125,7 @@ def test_when_a_message_is_acknowledged(
     result = task.delay(str(tmp_path / "go"))
     shared.wait_log(rf"{re.escape(result.id)}\] received")
     wait_until(lambda: unacknowledged() == held, 10, f"{held} unacknowledged")
+    assert tasks.add.delay(2, 2).get(timeout=20) == 4  # another, there and back: time for what is on its way
     steady = unacknowledged()
     state = result.state
 

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from amqptasks import states
 from amqptasks.errors import TimeLimitExceeded, WorkerLost
 from integration.apps import seed_tasks as tasks
 from integration.support import WorkerProcess, wait_until
-from integration.support.calls import count, headers, take
+from integration.support.calls import TASKS, count, headers, take
+from integration.support.queues import unacknowledged
 
 APP = "integration.apps.seed_tasks"
 
@@ -65,6 +67,8 @@ def test_rows_72_74_76_to_78_what_had_started_when_the_power_failed(
     first = worker(APP, "-c", "1", "-n", "first@%h", broker_url=elsewhere)
     task.delay(str(path), str(gate))
     wait_until(lambda: runs(path), 20, "the start")
+    inspect = tasks.app.control.inspect(timeout=20.0, limit=1)
+    wait_until(lambda: any((inspect.active() or {}).values()), 20, "the worker has heard that it started")
     wait_until(lambda: held() == times - 1, 10, "the ack, or none")
 
     first.kill()
@@ -79,13 +83,7 @@ def test_rows_72_74_76_to_78_what_had_started_when_the_power_failed(
 @pytest.fixture
 def held(node: PrivateNode, fresh_vhost: str) -> Callable[[], int]:
     """How many messages of the default queue its workers have not acknowledged, as the broker counts."""
-    columns = ("list_queues", "name", "messages_unacknowledged", "--no-table-headers")
-
-    def ask() -> int:
-        rows = node.ctl("-q", "-p", fresh_vhost, *columns).splitlines()
-        return {row.split()[0]: int(row.split()[1]) for row in rows if row.strip()}["amqptasks"]
-
-    return ask
+    return partial(unacknowledged, node, fresh_vhost, TASKS)
 
 
 def test_rows_82_to_84_a_killed_task_does_not_come_back(shared: WorkerProcess, tmp_path: Path) -> None:

@@ -67,13 +67,16 @@ def ran(runs: Path) -> Counter[int]:
 
 
 def test_late_acknowledged_results_wait_for_a_crashed_store(
-    app: App, store: Store, start: Start, runs: Path
+    app: App, store: Store, start: Start, runs: Path, tmp_path: Path
 ) -> None:
-    running = start()
-    group = GroupResult("g", [store_tasks.late.delay(number) for number in range(100)], app=app)
-    arriving = group.iter_native(timeout=60)
+    """Half of the tasks end when the store is gone, however quickly they would."""
+    running, gate = start(), tmp_path / "gate"
+    gates = ["" if number < 50 else str(gate) for number in range(100)]
+    results = [store_tasks.late.delay(number, gates[number]) for number in range(100)]
+    arriving = GroupResult("g", results, app=app).iter_native(timeout=90)
     ended = dict([next(arriving)])
     store.kill()
+    gate.touch()
     running.wait_log("waits, its message unacknowledged: the result store")
     store.start()
 

@@ -50,12 +50,12 @@ def _nothing(envelope: Any) -> None:
 
 def test_who_waits_while_the_server_crashes_gets_the_result(store: Store) -> None:
     reader, writer = (
-        opened(store.url, replace(OPTIONS, patience=60)),
-        opened(store.url, replace(OPTIONS, patience=60)),
+        opened(store.url, replace(OPTIONS, patience=100)),
+        opened(store.url, replace(OPTIONS, patience=100)),
     )
     first, second = str(uuid.uuid4()), str(uuid.uuid4())
     writer.store(Meta(task_id=first, status=states.SUCCESS, result=1), _nothing)
-    arriving = reader.watch([first, second], 60)
+    arriving = reader.watch([first, second], 100)
 
     assert next(arriving).result == 1
     found: list[Meta] = []
@@ -69,8 +69,8 @@ def test_who_waits_while_the_server_crashes_gets_the_result(store: Store) -> Non
     )
     late.start()
     store.start()
-    late.join(60)
-    waiting.join(60)
+    late.join(100)
+    waiting.join(100)
 
     assert [(meta.status, meta.result) for meta in found] == [(states.STARTED, None), (states.SUCCESS, 2)]
     kept = reader.fetch(first)

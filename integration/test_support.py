@@ -30,11 +30,13 @@ def test_a_vhost_is_there_and_another_is_not(node: PrivateNode, broker_url: str)
 
 
 def test_persistent_messages_survive_the_death_of_the_node(node: PrivateNode, broker_url: str) -> None:
+    """Also those in queues that were declared a moment ago."""
     with connect(broker_url) as connection:
         channel = connection.channel()
-        channel.queue_declare("durable", durable=True)
         channel.confirm_delivery()
-        channel.basic_publish("", "durable", b"x", pika.BasicProperties(delivery_mode=2), mandatory=True)
+        for kind in ("classic", "quorum"):
+            channel.queue_declare(kind, durable=True, arguments={"x-queue-type": kind})
+            channel.basic_publish("", kind, b"x", pika.BasicProperties(delivery_mode=2), mandatory=True)
         pid, port = node.pid, node.port
         node.kill()
         with pytest.raises(pika.exceptions.AMQPError):
@@ -45,7 +47,8 @@ def test_persistent_messages_survive_the_death_of_the_node(node: PrivateNode, br
     assert node.port == port
     assert node.pid != pid
     with connect(broker_url) as connection:
-        assert connection.channel().basic_get("durable", auto_ack=True)[2] == b"x"
+        for kind in ("classic", "quorum"):
+            assert connection.channel().basic_get(kind, auto_ack=True)[2] == b"x"
 
 
 def test_restart_is_orderly(node: PrivateNode, broker_url: str) -> None:
@@ -59,7 +62,7 @@ def test_kill_9_of_the_owner_ends_the_node(tmp_path: Path) -> None:
         f"node = broker.PrivateNode('orphan', folder=pathlib.Path({str(tmp_path)!r}))\n"
         "node.start(); print('port', node.port, 'up', flush=True); time.sleep(600)"
     )
-    owner = Process([sys.executable, "-c", code], ready="up", log=tmp_path / "log")
+    owner = Process([sys.executable, "-c", code], ready="up", log=tmp_path / "log", timeout=35)
     with owner:
         assert len(owner.children()) >= 3, "guard, epmd, Erlang VM"
         port = int(owner.wait_log(r"port (\d+)").group(1))
@@ -106,8 +109,8 @@ def test_proxy_refuses_and_accepts_again(proxy: Proxy, vhost: str) -> None:
 def test_proxy_blackhole_holds_back_and_restores(proxy: Proxy, vhost: str, direction: str) -> None:
     with connect(proxy.url(vhost)) as connection:
         proxy.blackhole(direction)  # type: ignore[arg-type]
-        threading.Timer(0.5, proxy.restore).start()
         started = time.monotonic()
+        threading.Timer(0.5, proxy.restore).start()
         connection.channel()
         assert time.monotonic() - started > 0.45
 
@@ -136,7 +139,7 @@ def test_proxy_swallows_confirms(proxy: Proxy, broker_url: str, vhost: str) -> N
     channel.queue_declare("swallowed")
     channel.confirm_delivery()
     proxy.swallow_confirms()
-    threading.Thread(target=lambda: (wait_until(lambda: proxy.swallowed, 5), proxy.rst())).start()
+    threading.Thread(target=lambda: (wait_until(lambda: proxy.swallowed, 10), proxy.rst())).start()
     with pytest.raises(pika.exceptions.AMQPError):
         channel.basic_publish("", "swallowed", b"x", mandatory=True)
 

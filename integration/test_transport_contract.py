@@ -1,10 +1,18 @@
 """The contract of every link, kept by pika's and by aio-pika's against a real RabbitMQ."""
 
-import pytest
+import asyncio
+from collections.abc import Callable
+from typing import Any
 
+import pytest
+from broker import PrivateNode
+
+from amqptasks.amqp import Queue
+from amqptasks.errors import ImproperlyConfigured
 from amqptasks.transport import aio, loop
 from amqptasks.transport.base import Connect
 from amqptasks.transport.url import parse
+from integration.support import wait_until
 from tests.transport.contract import LinkContract
 
 
@@ -18,3 +26,25 @@ class TestAioLink(LinkContract):
     @pytest.fixture
     def connect(self, broker_url: str) -> Connect:
         return lambda: aio.connect(parse(broker_url), name="contract")
+
+
+@pytest.mark.parametrize("connect", [loop.connect, aio.connect], ids=["loop", "aio"])
+def test_a_consumer_that_cannot_start_leaves_no_channel_open(
+    node: PrivateNode, broker_url: str, connect: Callable[..., Any]
+) -> None:
+    """The broker closes a channel that asks for a queue which is not there; of what was never asked it knows nothing."""
+
+    async def scenario() -> None:
+        link = await connect(parse(broker_url), name="leaks")
+        await link.declare(Queue("leaks"))
+        for _ in range(3):
+            with pytest.raises(ImproperlyConfigured, match="cannot be written"):
+                await link.consume("leaks", print, print, prefetch=1, arguments={"x-unwritable": object()})
+        await asyncio.to_thread(wait_until, lambda: open_channels(node) == 0, 10, lambda: open_channels(node))
+        await link.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def open_channels(node: PrivateNode) -> int:
+    return int(node.eval("length(rabbit_channel:list())"))

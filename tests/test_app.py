@@ -500,3 +500,25 @@ def test_importing_the_package_imports_neither_drivers_nor_asyncio() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert shown.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("routes", "said"),
+    [
+        (
+            {"proj.*": {"queu": "long"}},
+            r"task_routes\['proj.\*'\]: unknown option 'queu'; did you mean 'queue'",
+        ),
+        ([("proj.a", {"queue": "long", "priorty": 3})], r"task_routes\['proj.a'\]: unknown option 'priorty'"),
+        ([{re.compile("proj"): {"routingkey": "x"}}], r"task_routes\['proj'\]: .*did you mean 'routing_key'"),
+        (
+            [lambda *_, **__: {"queu": "long"}],
+            r"a function in task_routes returned for proj.other: .*'queue'",
+        ),
+    ],
+)
+def test_a_misspelt_option_of_a_route_is_an_error_and_not_the_default_queue(routes: Any, said: str) -> None:
+    app = App(broker="memory://", task_routes=routes)
+
+    with pytest.raises(ImproperlyConfigured, match=said):
+        app.send_task("proj.other")

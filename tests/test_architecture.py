@@ -25,7 +25,7 @@ FLOORS = (  # from the ground up: name, top-level modules
         "app",
         "options arguments request resources declarations composing batch awaited awaited_calls client signatures canvas retrying eager task "
         "task_options annotating models naming builtin registry decorating events control inspecting gathered event_state snapshots log app sharing "
-        "dead deaths late_parts visiting periodic commands",
+        "dead deaths late_parts visiting periodic commands django_apps task_checks",
     ),
     ("public names", "__init__"),
     ("worker", "worker beat"),

@@ -367,7 +367,7 @@ def test_a_group_yields_its_results_as_they_come(app: App, add: Any, work: Work)
             if len(seen) == 2:
                 await asyncio.to_thread(work, 3)
         assert seen == [0, 1, 2, 3, 4]
-        assert [result.get() async for result in grouped.as_completed(timeout=1)] == seen
+        assert [result.get() async for result in grouped.as_completed(timeout=10)] == seen
 
     on_loop(scenario)
 
@@ -479,11 +479,38 @@ def test_a_store_that_can_only_block_is_awaited_aside(app: App) -> None:
     on_loop(scenario)
 
 
-@pytest.fixture
-def dead_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DatabaseBackend:
+class Aside(DatabaseBackend):
+    """As a store that can only block."""
+
+    awatch = None  # type: ignore[assignment]
+
+
+def test_a_wait_aside_that_is_over_says_how_long_it_was(
+    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not how long its last slice was."""
+    monkeypatch.setattr(awaiting, "SLICE", 0.05)
+    store = Aside(f"db+sqlite:///{tmp_path}/results.db", StoreOptions(format=ResultFormat()))
+    store.store(Meta(task_id="a", status="STARTED"), print)
+
+    async def scenario() -> None:
+        words = r"no result of a and 1 more within 0\.12 s; its last known state is STARTED"
+        with pytest.raises(TimeoutError, match=words):
+            async for _ in awaiting.awatch(store, ["a", "b"], 0.12):
+                pass
+
+    on_loop(scenario)
+    store.close()
+
+
+@pytest.fixture(params=[DatabaseBackend, Aside])
+def dead_store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> DatabaseBackend:
     monkeypatch.setattr(awaiting, "SLICE", 0.05)
     options = StoreOptions(format=ResultFormat(), patience=0.3)
-    return DatabaseBackend(f"db+sqlite:///{tmp_path}/absent/results.db", options)
+    made: DatabaseBackend = request.param(f"db+sqlite:///{tmp_path}/absent/results.db", options)
+    return made
 
 
 def test_a_store_that_stays_down_ends_a_wait_without_timeout(app: App, dead_store: DatabaseBackend) -> None:

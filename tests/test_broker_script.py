@@ -165,3 +165,39 @@ def test_leftovers_of_the_dead_are_swept_those_of_the_living_stay(script: Module
 
 def test_a_password_is_not_printed(script: ModuleType) -> None:
     assert script.redacted("amqp://user:secret@host/v") == "amqp://…@host/v"
+
+
+NUMBERS = """
+import sys, random
+sys.path.insert(0, sys.argv[1])
+import broker
+wanted = iter(map(int, sys.argv[2:]))
+broker.random.randrange = lambda *range: next(wanted)
+print(*broker.free_ports(1), flush=True)
+sys.stdin.read()
+"""
+
+
+def drawing(*numbers: int) -> subprocess.Popen[str]:
+    """A process that draws these numbers when it looks for a port, prints what it took, and stays."""
+    line = [sys.executable, "-c", NUMBERS, str(SCRIPT.parent), *map(str, numbers)]
+    return subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_port_that_was_given_out_is_given_to_nobody_else_while_its_owner_lives(script: ModuleType) -> None:
+    """Though it is not bound yet: a node binds its ports seconds later, and again after a crash."""
+    one, other, *_ = numbers = script.free_ports(3)
+    assert len(set(numbers)) == 3
+    spare = 19_000 + os.getpid() % 1_000
+    with drawing(one, other, spare) as beside:
+        assert beside.stdout is not None
+        assert beside.stdout.readline() == f"{spare}\n"
+        with drawing(spare, one, spare - 1_000) as third:
+            assert third.stdout is not None
+            assert third.stdout.readline() == f"{spare - 1_000}\n"
+            third.communicate()
+        beside.communicate()
+    with drawing(spare) as after:
+        assert after.stdout is not None
+        assert after.stdout.readline() == f"{spare}\n", "its owner has ended"
+        after.communicate()

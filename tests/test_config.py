@@ -582,3 +582,21 @@ def test_humanize_masks_secrets() -> None:
     assert "task_default_routing_key: 'shown'" in text.splitlines()
     assert conf.table(censored=False)["security_key_password"] == "hunter2"
     assert set(conf.table(with_defaults=True)) == set(NAMES)
+
+
+@pytest.mark.parametrize("value", ["", "amq.direct"])
+def test_dead_letters_have_an_exchange_of_their_own(value: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"task_dead_letter_exchange.*an exchange of its own"):
+        config({"task_dead_letter_exchange": value})
+
+
+@pytest.mark.parametrize("policy", [{"max_retries": "x"}, {"interval_max": -1}, {"interval_step": None}])
+def test_a_retry_policy_holds_numbers(policy: dict[str, Any]) -> None:
+    with pytest.raises(ImproperlyConfigured, match="must be a number of at least 0, not"):
+        config({"task_publish_retry_policy": policy})
+
+
+def test_a_retry_policy_may_be_endless() -> None:
+    policy = config({"task_publish_retry_policy": {"max_retries": None}}).task_publish_retry_policy
+
+    assert policy["max_retries"] is None

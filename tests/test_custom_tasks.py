@@ -223,21 +223,29 @@ def test_trail_keeps_the_results_of_calls_or_not(app: App, work: Work) -> None:
 
 def test_update_state_reports_a_state_of_one_s_own(app: App, work: Work) -> None:
     seen: list[Any] = []
+    came = threading.Event()
+
+    def on_message(state: dict[str, Any]) -> None:
+        seen.append((state["status"], state["result"]))
+        came.set()
 
     @app.task(bind=True, name="proj.upload")
     def upload(self: Task[..., Any]) -> str:
         self.update_state(state="PROGRESS", meta={"done": 1, "of": 3})
+        came.wait(20)  # only the newest is kept for who is not waiting yet
         self.update_state(state="PROGRESS", meta={"done": 2, "of": 3})
         return "all"
 
     result = upload.delay()
     thread = threading.Thread(target=work, args=(1,))
     thread.start()
-    value = result.get(timeout=10, on_message=lambda state: seen.append((state["status"], state["result"])))
+    value = result.get(timeout=30, on_message=on_message)
     thread.join()
 
     assert value == "all"
-    assert seen[-2:] == [("PROGRESS", {"done": 2, "of": 3}), ("SUCCESS", "all")]
+    assert seen == [
+        ("PROGRESS", {"done": 1, "of": 3}), ("PROGRESS", {"done": 2, "of": 3}), ("SUCCESS", "all"),
+    ]  # fmt: skip
 
 
 def test_what_is_ignored_by_the_task_s_own_option_reports_nothing(app: App, work: Work) -> None:

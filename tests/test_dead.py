@@ -415,3 +415,17 @@ def test_a_foreign_dead_letter_without_an_id_is_dropped_by_its_reason(app: App) 
 
     assert app.dead_letters().drop(Selection(reasons=frozenset(["lost"]))).done == 1
     assert waiting(app, "amqptasks.dead") == 1
+
+
+def test_without_a_name_the_queues_that_routes_name_are_looked_at_too(app: App) -> None:
+    app.conf.task_routes = {"proj.refuse": "long"}
+
+    @app.task(name="proj.refuse", acks_late=True)
+    def refuse() -> None:
+        raise Reject("no")
+
+    with running_worker(app, queues=["long"]) as worker:
+        refuse.delay()
+        worker.wait_until_idle()
+
+    assert [letter.queue for letter in app.dead_letters().list()] == ["long"]

@@ -24,12 +24,13 @@ from amqptasks.cli.main import COMMANDS, program
 from amqptasks.settings import NAMES
 from amqptasks.testing import running_worker
 from amqptasks.waiting import home
-from tests.support.pages import ROOT
+from tests.support.pages import ROOT, TYPED, blocks, commands
 from tests.test_docs import parse
 
 DEPLOY = ROOT / "examples" / "deploy"
 SYSTEMD, DOCKER, KUBERNETES = DEPLOY / "systemd", DEPLOY / "docker", DEPLOY / "kubernetes"
 UNITS = sorted(SYSTEMD.glob("*.service"))
+PAGE = "docs/guide/deployment.md"
 PROGRAM = "/srv/proj/.venv/bin/amqptasks"
 HEALTH_PORT = "9540"
 
@@ -65,6 +66,45 @@ def check_variable(name: str, value: str) -> None:
     parameter = next((each for each in known.params if each.name == option), None)
     assert parameter is not None, f"{name}: `amqptasks {command}` has no such option"
     parse(["-A", "proj", command, max(parameter.opts, key=len), value])
+
+
+# --- the page --------------------------------------------------------------------------------------------
+
+
+def told(program: str) -> list[list[str]]:
+    """What the page's reader types for this program, as words without the program."""
+    typed = [each for block in blocks(PAGE) if block.language == TYPED for each in commands(block)]
+    return [words[1:] for words in (shlex.split(each.words) for each in typed) if words[0] == program]
+
+
+def test_what_the_page_tells_systemctl_docker_and_kubectl_is_there() -> None:
+    """The first is also done, by integration/test_deployment_guide.py; of the others there is none on a test's machine."""
+    units = {path.name.removesuffix(".service") for path in UNITS}
+    named = [word for words in told("systemctl") for word in words[1:] if not word.startswith("-")]
+    assert {re.sub("@.*", "@", name) for name in named} == units
+
+    composed = [words[1:] for words in told("docker") if words[0] == "compose"]
+    assert [words[0] for words in composed] == ["up", "ps", "logs"]
+    assert composed[2][-1] in compose()["services"]
+
+    apply, rollout = told("kubectl")
+    assert apply[:2] == ["apply", "-k"]
+    assert (ROOT / apply[2]) == KUBERNETES
+    kind, _, name = rollout[2].partition("/")
+    assert rollout[:2] == ["rollout", "status"]
+    assert name in of_kind(kind.capitalize())
+
+
+def test_every_command_of_the_page_is_known_to_some_test() -> None:
+    """Those of ours, and curl, are typed by integration/test_deployment_guide.py."""
+    programs = {
+        shlex.split(each.words)[0]
+        for block in blocks(PAGE)
+        if block.language == TYPED
+        for each in commands(block)
+    }
+
+    assert programs == {"amqptasks", "curl", "systemctl", "docker", "kubectl"}
 
 
 # --- systemd ---------------------------------------------------------------------------------------------

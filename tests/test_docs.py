@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -23,7 +24,19 @@ from amqptasks.settings import NAMES
 from amqptasks.testing import running_worker
 from amqptasks.transport import memory
 from amqptasks.waiting import home
-from tests.support.pages import ROOT, RUN, SHOWN, TYPED, Block, Command, Reader, blocks, commands, pages
+from tests.support.pages import (
+    ROOT,
+    RUN,
+    SHOWN,
+    TYPED,
+    Block,
+    Command,
+    Reader,
+    blocks,
+    commands,
+    pages,
+    without_blocks,
+)
 
 ON_A_BROKER = (
     "README.md",
@@ -119,6 +132,24 @@ def test_every_command_of_every_page_is_one_that_the_program_takes(command: Comm
         parse(words[1:])
 
 
+def inline(page: str) -> list[str]:
+    """The commands of ours that stand in the page's sentences: `amqptasks beat`, `control enable_events`."""
+    spans = re.findall(r"(?<!`)`([^`\n]+ [^`\n]+)`(?!`)", without_blocks(page))
+    return [span for span in spans if span.split()[0] in ("amqptasks", *COMMANDS)]
+
+
+@pytest.mark.parametrize("page", [name for name in pages() if inline(name)])
+def test_every_command_in_a_sentence_is_one_that_the_program_takes(page: str) -> None:
+    for span in inline(page):
+        words = [word for word in shlex.split(span) if word != "amqptasks"]
+        try:
+            parse(words)
+        except (click.MissingParameter, click.exceptions.NoArgsIsHelpError):
+            pass  # it is named there, not typed
+        except click.exceptions.Exit:
+            assert {"--help", "--version"} & set(words), span
+
+
 def parse(words: list[str]) -> None:
     """Read a command line as the program would, and do nothing."""
     with program.make_context("amqptasks", words) as outer:
@@ -127,6 +158,18 @@ def parse(words: list[str]) -> None:
         name, command, arguments = program.resolve_command(outer, rest)
         assert command is not None
         command.make_context(name, arguments, parent=outer).close()
+
+
+@pytest.mark.parametrize("page", pages())
+def test_the_pictures_of_a_page_are_there(page: str) -> None:
+    for path in re.findall(r"!\[[^\]]+\]\(([^)]+\.png)\)", (ROOT / page).read_text()):
+        picture = (ROOT / page).parent / path
+        assert picture.read_bytes().startswith(b"\x89PNG"), path
+
+
+@pytest.mark.parametrize("guide", ["dashboard", "monitoring", "scheduling"])
+def test_the_guides_of_operation_have_pictures(guide: str) -> None:
+    assert ".png)" in (ROOT / f"docs/guide/{guide}.md").read_text()
 
 
 def test_the_command_line_page_knows_every_command() -> None:

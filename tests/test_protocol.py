@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import timeit
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -176,9 +177,8 @@ def test_an_argument_whose_repr_fails_is_sent_all_the_same() -> None:
 
 @pytest.mark.parametrize("large", ["x" * 5_000_000, list(range(500_000)), {"k": ["y" * 100] * 50_000}])
 def test_large_arguments_are_shown_in_part_and_quickly(large: Any) -> None:
-    started = time.perf_counter()
-    shown((large,), size=5_000_000)
-    took = time.perf_counter() - started
+    # The best of some: what a busy machine adds is not its cost.
+    took = min(timeit.repeat(lambda: shown((large,), size=5_000_000), number=1, repeat=5))
     message = decode(protocol.encode(TaskMessage(id=ID, task="t", args=(large,)), TO), limit=1 << 24)
 
     assert message.args == [large]

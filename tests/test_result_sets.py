@@ -189,7 +189,7 @@ def test_a_group_of_groups_is_one_pass_too(app: App, backend: Counting) -> None:
     inner = GroupResult("inner", results(app, "a", "b"), app=app)
     outer = GroupResult("outer", [inner, *results(app, "c")], app=app)
 
-    assert outer.get(timeout=1) == [[0, 1], 2]
+    assert outer.get(timeout=10) == [[0, 1], 2]
     assert backend.watched == [3]
     assert (outer.completed_count(), outer.successful()) == (2, True)
     assert str(inner) in repr(outer)
@@ -217,7 +217,7 @@ def test_a_group_is_saved_and_restored(app: App, backend: Counting) -> None:
     restored = GroupResult.restore("g", app=app)
 
     assert restored is not None
-    assert (restored.id, restored.get(timeout=1), restored.parent) == ("g", [1], "p")
+    assert (restored.id, restored.get(timeout=10), restored.parent) == ("g", [1], "p")
     restored.delete()
     assert GroupResult.restore("g", app=app) is None
 
@@ -256,7 +256,7 @@ def test_what_a_call_called_is_walked_from_the_nearest(tree: AsyncResult[Any]) -
         ("g", "b"),
         ("g", "c"),
     ]
-    assert [value for _, value in tree.collect(timeout=1)] == [0, 1, [2, 3], 4, 2, 3]
+    assert [value for _, value in tree.collect(timeout=10)] == [0, 1, [2, 3], 4, 2, 3]
     assert tree.get_leaf() == 3
     assert {str(node): [str(child) for child in below] for node, below in tree.graph.items()} == {
         "root": ["a", "g"],

@@ -559,3 +559,32 @@ def test_policies_give_what_minimal_arguments_leave_out() -> None:
         "overflow": "reject-publish",
         "delivery-limit": 100,
     }
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"task_default_exchange_type": "topik"},
+            "exchange 'amqptasks' of queue 'amqptasks' .*did you mean 'topic'",
+        ),
+        (
+            {"task_queues": [Queue("a", Exchange("b", "nope"))]},
+            "exchange 'b' of queue 'a' cannot be of type 'nope'",
+        ),
+        (
+            {"task_queues": [Queue("a", bindings=[(Exchange("c", "fanuot"), "")])]},
+            "exchange 'c' of .*'fanout'",
+        ),
+    ],
+)
+def test_an_exchange_of_a_type_that_no_broker_has_is_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=said):
+        router(**settings)
+
+
+def test_exchanges_of_plugins_may_be_of_any_type() -> None:
+    queue = router(task_queues=[Queue("a", Exchange("b", "x-consistent-hash"))]).queue("a")
+
+    assert queue.exchange is not None
+    assert queue.exchange.type == "x-consistent-hash"

@@ -155,15 +155,21 @@ def test_row_138_states_of_one_s_own(broker: str, working: Working) -> None:
     """Any name that is not taken is a state: a task reports it, its caller sees it."""
     app = App("proj", broker=broker)
     seen: list[tuple[str, Any]] = []
+    came = threading.Event()
 
     @app.task(name="proj.load", bind=True)
     def load(self: Task[..., int]) -> int:
         self.update_state(state="PROGRESS", meta={"done": 1})
+        came.wait(20)  # only the newest is kept for who is not waiting yet
         return 2
+
+    def on_message(state: dict[str, Any]) -> None:
+        seen.append((state["status"], state["result"]))
+        came.set()
 
     result = load.delay()
     working(app)
-    result.get(timeout=5, on_message=lambda state: seen.append((state["status"], state["result"])))
+    result.get(timeout=30, on_message=on_message)
 
     assert seen == [("PROGRESS", {"done": 1}), ("SUCCESS", 2)]
 

@@ -19,7 +19,7 @@ from amqptasks import App, Task, signals, states
 from amqptasks.errors import Ignore, Reject, Retry
 from amqptasks.protocol import TaskMessage
 from amqptasks.request import Request
-from tests.test_seeds import ROOT, _no_app_of_another_test, broker, folder, typed, working
+from tests.test_seeds import _no_app_of_another_test, broker, folder, typed, working
 
 __all__ = ["_no_app_of_another_test", "broker", "folder", "working"]
 
@@ -282,31 +282,6 @@ def test_row_70_every_general_option_of_a_task_is_one_here() -> None:
     }
 
     assert not [name for name in general if not hasattr(Task, name)]
-
-
-# --- E. acknowledgement, reservation, loss: what is advice ----------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("page", "words"),
-    [
-        pytest.param("guide/idempotency.md", "acks_late", id="row 75, idempotent tasks"),
-        pytest.param("guide/idempotency.md", "## Retry or `acks_late`?", id="row 79"),
-        pytest.param("guide/acknowledgement.md", "it kills its child each time it runs", id="row 85"),
-        pytest.param("guide/timeouts.md", "requests.get(url, timeout=(", id="rows 87-88"),
-        pytest.param("guide/timeouts.md", "## Time limits are the net", id="row 90"),
-        pytest.param("explanation/prefetch.md", "prefetch", id="row 92"),
-        pytest.param("guide/performance.md", "## Long and short tasks apart", id="row 93"),
-        pytest.param("guide/timeouts.md", "## A worker that seems to hang", id="row 94"),
-        *(
-            pytest.param(f"guide/{page}.md", "# ", id=f"row 71, {page}")
-            for page in ("tasks", "names", "logging", "retrying", "data", "granularity", "performance")
-        ),
-    ],
-)
-def test_rows_71_75_79_85_to_94_advice_has_its_place_in_the_guide(page: str, words: str) -> None:
-    """What a reader must know before he chooses stands under its own heading."""
-    assert words in (ROOT / "docs" / page).read_text()
 
 
 # --- F. retrying ---------------------------------------------------------------------------------------------

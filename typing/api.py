@@ -69,6 +69,17 @@ class Auditing(Task[..., Any]):
         print(task_id, retval)
 
 
+class Doubling(Task[[int], int]):
+    def run(self, x: int) -> int:
+        return 2 * x
+
+
+doubling = app.register_task(Doubling)
+assert_type(doubling, Doubling)
+assert_type(app.register_task(Doubling()), Doubling)
+assert_type(doubling.delay(1).get(), int)
+
+
 @app.task(base=Logging)
 def watched(x: int) -> list[int]:
     return [x]

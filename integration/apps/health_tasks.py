@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from pathlib import Path
 
 from amqptasks import App
 from amqptasks.errors import Reject
@@ -19,6 +20,15 @@ def add(x: int, y: int) -> int:
 def nap(seconds: float) -> float:
     time.sleep(seconds)
     return seconds
+
+
+@app.task
+def held(path: str) -> str:
+    """Runs until there is such a file."""
+    until = time.monotonic() + 60
+    while not Path(path).exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    return "let go"
 
 
 @app.task

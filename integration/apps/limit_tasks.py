@@ -87,7 +87,7 @@ def sleeps(number: int, seconds: float) -> str:
     return "slept"
 
 
-@app.task(soft_time_limit=0.3, time_limit=1.0)
+@app.task(soft_time_limit=0.5, time_limit=2.0)
 def ignores_the_soft_limit(number: int) -> None:
     note("S", "ignores_the_soft_limit", number)
     deadline = time.monotonic() + 60
@@ -106,12 +106,20 @@ def leaks(number: int, mebibytes: int) -> int:
 
 
 @app.task
-def hangs_in_c(number: int, seconds: int) -> None:
-    """Hold the interpreter's lock in C: no Python code of this process runs meanwhile."""
+def hangs_in_c(number: int, go: str) -> None:
+    """Hold the interpreter's lock in C until there is the file: no Python code of this process runs meanwhile."""
     note("S", "hangs_in_c", number)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while not os.path.exists(go):
         re.match(r"(a+)+b", "a" * 26)
+    note("F", "hangs_in_c", number)
+
+
+@app.task
+def waits(number: int, go: str) -> None:
+    note("S", "waits", number)
+    while not os.path.exists(go):
+        time.sleep(0.05)
+    note("F", "waits", number)
 
 
 @app.task

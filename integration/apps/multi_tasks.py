@@ -20,3 +20,12 @@ def work(number: int, seconds: float) -> None:
     note("S", number)
     time.sleep(seconds)
     note("F", number)
+
+
+@app.task(name="held", acks_late=True)
+def held(number: int, go: str) -> None:
+    """Run until there is the file."""
+    note("S", number)
+    while not os.path.exists(go):
+        time.sleep(0.05)
+    note("F", number)

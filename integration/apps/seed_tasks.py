@@ -65,7 +65,7 @@ def recovers(self: Task[..., Any], path: str, crashes: int) -> int:
     return int(self.request.retries)
 
 
-@app.task(name="seeds.hangs", time_limit=1)
+@app.task(name="seeds.hangs", time_limit=2)
 def hangs() -> None:
     time.sleep(60)
 

@@ -15,9 +15,12 @@ def ran(number: int) -> None:
 
 
 @app.task(acks_late=True, reject_on_worker_lost=True)
-def late(number: int) -> int:
+def late(number: int, gate: str = "") -> int:
+    """Ends when there is the file `gate`, if it is given one."""
     ran(number)
     time.sleep(0.02)
+    while gate and not os.path.exists(gate):
+        time.sleep(0.02)
     return number
 
 

@@ -52,7 +52,9 @@ class Flower(Process):
     ) -> None:
         (port,) = free_ports(1)
         self.base = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "celery", *celery, "flower", f"--port={port}", "--address=127.0.0.1"]
+        # A second is what it gives a worker to answer, unless it is told more; a machine with one busy core takes it.
+        own = [f"--port={port}", "--address=127.0.0.1", "--inspect-timeout=3000"]
+        command = [sys.executable, "-m", "celery", *celery, "flower", *own]
         env = {"FLOWER_UNAUTHENTICATED_API": "true"} | dict(env or {})
         super().__init__([*command, *options], ready="Connected to amqp", env=env, cwd=log.parent, log=log)
 

@@ -12,6 +12,8 @@ from amqptasks.transport.codec import encode_header
 from amqptasks.transport.loop import LoopLink, connect
 from amqptasks.transport.url import parse
 
+from .waiting import PATIENCE
+
 TASKS = Queue("tasks", arguments={"x-queue-type": "quorum"})
 
 
@@ -45,7 +47,7 @@ async def fates(
         future: asyncio.Future[TransportError | None] = loop.create_future()
         link.post(one, future.set_result)
         waiting.append(future)
-    return await asyncio.wait_for(asyncio.gather(*waiting), timeout)
+    return await asyncio.wait_for(asyncio.gather(*waiting), timeout * PATIENCE)
 
 
 async def filled(link: LoopLink, count: int, queue: Queue = TASKS) -> None:
@@ -57,10 +59,11 @@ async def filled(link: LoopLink, count: int, queue: Queue = TASKS) -> None:
 
 async def until(condition: Callable[[], Any], what: str = "", timeout: float = 15.0) -> Any:
     """The first true answer of `condition`, asked at every turn of the loop."""
+    timeout *= PATIENCE
     deadline = asyncio.get_running_loop().time() + timeout
     while not (answer := condition()):
         if asyncio.get_running_loop().time() > deadline:
-            raise AssertionError(f"not within {timeout} s: {what or condition}")
+            raise AssertionError(f"not within {timeout:g} s: {what or condition}")
         await asyncio.sleep(0.005)
     return answer
 

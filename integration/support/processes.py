@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .waiting import wait_until
+from .waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,9 +98,9 @@ class Process:
         """The exit code."""
         assert self._popen is not None, "not started"
         try:
-            return self._popen.wait(timeout)
+            return self._popen.wait(timeout * PATIENCE)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {timeout} s:\n{self.log()}") from None
+            raise AssertionError(f"still running after {timeout * PATIENCE:g} s:\n{self.log()}") from None
 
     def stop(self, timeout: float = 20.0) -> int:
         """SIGTERM, the exit code, and nothing left behind."""
@@ -133,9 +133,8 @@ class Process:
 
     def assert_gone(self, timeout: float = 5.0) -> None:
         def names() -> str:
-            return f"no process left; log:\n{self.log()[-2000:]}\nleft: " + ", ".join(
-                f"{pid} {Path(f'/proc/{pid}/cmdline').read_bytes()[:80]!r}" for pid in self.left()
-            )
+            left = ", ".join(f"{pid} {_command_of(pid)[:80]!r}" for pid in self.left())
+            return f"no process left; log:\n{self.log()[-2000:]}\nleft: {left}"
 
         wait_until(lambda: not self.left(), timeout, names)
 
@@ -203,6 +202,13 @@ class CeleryWorker(Process):
         command = [celery, "-A", app, "worker", "-l", "INFO", *arguments]
         env = {"C_FORCE_ROOT": "1"} | _with_broker(env, broker_url)
         super().__init__(command, ready=r" ready\.", env=env, cwd=cwd, log=log, timeout=timeout)
+
+
+def _command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b"which has just ended"
 
 
 def _with_broker(env: Mapping[str, str] | None, broker_url: str | None) -> dict[str, str]:

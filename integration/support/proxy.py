@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from broker import free_ports
 
-from .waiting import wait_until
+from .waiting import PATIENCE, wait_until
 
 Direction = Literal["c2s", "s2c", "both"]
 T = TypeVar("T")
@@ -67,6 +67,7 @@ class Proxy:
         self.swallowed = 0  # confirms that the client never saw
         self._upstream = upstream
         self._links: set[_Link] = set()
+        self._serving = 0  # clients, also those whose connection to the broker is being opened
         self._swallow = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -87,10 +88,14 @@ class Proxy:
     ) -> None:
         self.refuse()
         self.restore()
-        self.rst()
-        wait_until(lambda: self.connections == 0, 5, "the proxy's connections end")
+
+        def ended() -> bool:
+            self.rst()  # once more: a client that was let in a moment ago has its connection only now
+            return self._serving == 0
+
+        wait_until(ended, 5, "the proxy's connections end")
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(5 * PATIENCE)
         self._loop.close()
 
     # --- faults ---
@@ -143,7 +148,7 @@ class Proxy:
             if self._server is None:
                 self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=1 << 20)
 
-        asyncio.run_coroutine_threadsafe(listen(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(listen(), self._loop).result(5 * PATIENCE)
 
     # --- looking ---
 
@@ -158,6 +163,13 @@ class Proxy:
     # --- the loop's side ---
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._serving += 1
+        try:
+            await self._connect(reader, writer)
+        finally:
+            self._serving -= 1
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             upstream_reader, upstream = await asyncio.open_connection(
                 self.host, self._upstream, limit=1 << 20
@@ -197,7 +209,7 @@ class Proxy:
                 writer.write(data)
                 if way.left == 0:
                     way.left = None
-                    await asyncio.wait_for(writer.drain(), 1)
+                    await asyncio.wait_for(writer.drain(), PATIENCE)
                     link.rst()
                     return
                 await writer.drain()
@@ -217,7 +229,7 @@ class Proxy:
         async def within() -> T:
             return change()
 
-        return asyncio.run_coroutine_threadsafe(within(), self._loop).result(5)
+        return asyncio.run_coroutine_threadsafe(within(), self._loop).result(5 * PATIENCE)
 
     def _each(self, direction: Direction, change: Callable[[_Way], object]) -> None:
         names = ("c2s", "s2c") if direction == "both" else (direction,)

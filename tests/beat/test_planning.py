@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import pytest
 
 from amqptasks import App
@@ -194,6 +195,39 @@ def test_the_agenda_gives_each_run_once_and_those_that_failed_again() -> None:
         ("b", NOON + 120 * SECOND),
     }
     assert agenda.table()[2]["paused"]
+
+
+def test_people_are_told_of_runs_that_were_sent_alone() -> None:
+    """An entry counts from when it was first seen, or resumed; nothing ran then, and nobody may read so."""
+    state = State()
+    entries = {name: entry("none", 3600) for name in ("new", "ran", "missed", "resumed")}
+    state.adopt([read(name, {"task": "t", "schedule": 3600}) for name in entries], NOON)
+    state.sent("ran", NOON + HOUR)
+    state.records["missed"].last = NOON + HOUR  # let go
+    state.command("pause", "resumed", {})
+    state.command("resume", "resumed", {"at": (NOON + HOUR).isoformat()})
+    kept = State.load(orjson.loads(orjson.dumps(state.dump(2))))
+
+    for known in (state, kept):
+        rows = {row["name"]: row for row in Agenda(entries, known, UTC, None, NOON).table()}
+        assert {name: row["last"] for name, row in rows.items()} == {
+            "new": None,
+            "ran": (NOON + HOUR).isoformat(),
+            "missed": None,
+            "resumed": None,
+        }
+        assert rows["ran"]["next"] == rows["missed"]["next"] == (NOON + 2 * HOUR).isoformat()
+        assert rows["new"]["next"] == (NOON + HOUR).isoformat()
+
+
+def test_another_schedule_begins_anew_and_remembers_its_last_run() -> None:
+    state = State()
+    state.adopt([entry(every=3600)], NOON)
+    state.sent("e", NOON + HOUR)
+    state.adopt([entry(every=60)], NOON + 2 * HOUR)
+
+    assert state.records["e"].last == NOON + 2 * HOUR
+    assert state.records["e"].sent == NOON + HOUR
 
 
 def test_hundreds_of_thousands_of_missed_runs_are_let_go_in_turns(caplog: pytest.LogCaptureFixture) -> None:

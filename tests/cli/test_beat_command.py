@@ -174,6 +174,7 @@ def test_where_no_beat_has_ever_run_the_commands_end_with_69(shop, words) -> Non
     [
         ((), 2, "give either --every SECONDS or --cron 'FIELDS'"),
         (("--every", "5", "--cron", "* * * * *"), 2, "give either"),
+        (("--every", "5", "--timezone", "Europe/Berlin"), 2, "an interval has no --timezone"),
         (("--every", "0"), 2, "--every"),
         (("--cron", "61 * * * *"), 78, "61 is no minute"),
         (("--cron", "* * *"), 78, "a crontab has five"),

@@ -242,3 +242,40 @@ def test_result_shows_what_is_stored(cli, words, code, out) -> None:
     ran = cli("-A", "tasks", *words)
 
     assert (ran.code, ran.out) == (code, out)
+
+
+ROUTED = """
+import re
+from amqptasks import App, Queue
+
+app = App("proj", broker="memory://{name}", task_routes=[
+    {{"routed.pack": {{"queue": "long"}}, "routed.pa*": "long", "other.*": "night", "none.*": None}},
+    (re.compile("x"), Queue("typed", type="classic")),
+    lambda name, *_, **__: None,
+])
+
+
+@app.task
+def pack(name):
+    return name
+
+
+@app.task(queue="own")
+def keep(name):
+    return name
+"""
+
+
+def test_queues_that_routes_and_tasks_name_are_the_app_s_too(cli) -> None:
+    cli.write("routed.py", ROUTED.format(name=cli.folder.name))
+
+    def run(*words: str):
+        return cli("-A", "routed", *words)
+
+    run("call", "routed.pack", "a")
+
+    assert messages(run) == {"amqptasks": None, "long": 1, "night": None, "typed": None, "own": None}
+    named = {queue["name"] for queue in json.loads(run("topology", "export").out)["queues"]}
+    assert {"amqptasks", "long", "night", "typed", "own"} <= named
+    listed = run("purge", "--force").out
+    assert "long" not in listed, "a purge takes what a worker without -Q would"

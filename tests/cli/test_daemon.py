@@ -3,6 +3,8 @@
 import json
 import os
 import pwd
+import subprocess
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from amqptasks.cli.daemon import Daemon, claim, read_pid, release
+from tests.support.pages import ROOT
 
 AS_ROOT = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root may become another user: run the tests as root"
@@ -101,13 +104,20 @@ def test_in_a_folder_of_roots_the_pid_file_is_emptied_and_the_same_process_may_s
     assert (folder / "w1.pid").read_text() == ""
 
 
-@pytest.mark.parametrize(("uid", "gid"), [("nosuchuser", None), (None, "nosuchgroup")])
-def test_who_is_not_there_is_said(folder: Path, uid: str | None, gid: str | None) -> None:
+@pytest.mark.parametrize(
+    ("uid", "gid", "said"),
+    [
+        ("nosuchuser", None, "there is no user nosuchuser on this machine; correct --uid"),
+        (None, "nosuchgroup", "there is no group nosuchgroup on this machine; correct --gid"),
+        ("nobody", "nosuchgroup", "there is no group nosuchgroup on this machine; correct --gid"),
+    ],
+)
+def test_who_is_not_there_is_said(folder: Path, uid: str | None, gid: str | None, said: str) -> None:
     def become() -> Any:
         with Daemon(uid=uid, gid=gid).entered("w1@here", None):
             return "became it"
 
-    assert f"there is no user {uid} or group {gid}" in in_a_process(become)
+    assert said in in_a_process(become)
 
 
 def test_a_pid_file_of_another_process_is_left_alone(folder: Path) -> None:
@@ -118,3 +128,33 @@ def test_a_pid_file_of_another_process_is_left_alone(folder: Path) -> None:
     release(path)
 
     assert read_pid(path) == 1
+
+
+@pytest.mark.parametrize("command", ["worker", "beat"])
+def test_what_keeps_a_process_from_the_background_is_one_line_and_its_own_exit_code(
+    folder: Path, command: str
+) -> None:
+    """As in the foreground."""
+    claim(folder / "taken.pid")  # by this process, which lives
+    (folder / "shop.py").write_text("from amqptasks import App\napp = App('shop', broker='memory://')\n")
+
+    def detached(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "amqptasks", "-A", "shop", command, "--detach", *words]
+        return subprocess.run(
+            line,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+
+    taken = detached("--pidfile", f"{folder}/taken.pid")
+    assert taken.returncode == 73
+    assert taken.stderr.startswith(f"error: process {os.getpid()} has the pid file")
+    assert taken.stderr.count("\n") == 1
+    nowhere = detached("--logfile", "/proc/nowhere/w.log")
+    assert nowhere.returncode == 73
+    assert nowhere.stderr == (
+        "error: the log file /proc/nowhere/w.log cannot be opened: No such file or directory; name another by -f\n"
+    )

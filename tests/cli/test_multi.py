@@ -14,6 +14,17 @@ from amqptasks.cli.daemon import alive, claim, read_pid, release
 from amqptasks.cli.main import program
 from amqptasks.cli.nodes import folders
 from amqptasks.errors import WorkerError
+from tests.support.pages import TYPED, blocks, commands, pages
+from tests.test_docs import parse
+
+OF_PAGES = [
+    command.words
+    for name in pages()
+    for block in blocks(name)
+    if block.language == TYPED
+    for command in commands(block)
+    if "amqptasks multi" in command.words
+]
 
 
 def multi(*words: str, state: Path | str = "/state") -> list[str]:
@@ -89,6 +100,19 @@ def test_expand_and_get() -> None:
     assert multi("get", "w2", "w1", "w2", "-c:w2", "3")[0].endswith("-c 3")
 
 
+@pytest.mark.parametrize("typed", OF_PAGES)
+def test_what_the_pages_start_are_workers_command_lines(typed: str) -> None:
+    """`multi` passes on what it does not know; the worker would refuse it in the background, where nobody reads."""
+    words = shlex.split(typed)
+    at = words.index("multi")
+    lines = multi("show", *words[at + 2 :])
+
+    assert lines
+    for line in lines:
+        _, _, _, *worker = shlex.split(line)
+        parse(worker)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -96,6 +120,8 @@ def test_expand_and_get() -> None:
         (["show", "a", "b", "-c:3", "1"], "there is no node 3"),
         (["names", "a", "a"], "same name"),
         (["begin", "a"], "no command 'begin'"),
+        (["get", "c", "a", "b", "--hostname=h"], "there is no node c; there are a@h, b@h"),
+        (["get"], "no node is named"),
         (["stopwait", "a", "--timeout=soon"], "--timeout soon is no number of seconds"),
     ],
 )

@@ -1,5 +1,6 @@
 """The program itself: help, version, the places of options, the app's name, completion, exit codes."""
 
+import os
 import re
 import subprocess
 import sys
@@ -123,6 +124,20 @@ def test_a_reader_that_went_away_is_no_error(tmp_path) -> None:
     )
 
     assert ran.stderr == ""
+
+
+def test_a_command_whose_reader_went_away_ends_as_by_the_signal_of_pipes() -> None:
+    """Not as a command that failed."""
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    ran = subprocess.run(
+        [sys.executable, "-m", "amqptasks", "completion", "bash"],
+        stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    os.close(writing)
+
+    assert (ran.returncode, ran.stderr) == (141, "")
 
 
 @pytest.mark.parametrize(

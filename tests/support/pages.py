@@ -71,6 +71,11 @@ def blocks(name: str) -> Iterator[Block]:
             yield Block(name, line, f"<{match['verb']}>", match["what"])
 
 
+def without_blocks(name: str) -> str:
+    """The sentences of a page."""
+    return _FENCE.sub("", (ROOT / name).read_text())
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """A line after `$`, and what the page says it prints."""

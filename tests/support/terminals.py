@@ -89,7 +89,7 @@ class Terminal:
         start = self.read.rfind(HOME, 0, self.read.rfind(END) + 1)
         return self.read[start:]
 
-    def wait(self, wanted: Callable[[list[str]], Any] | str, seconds: float = 20.0) -> list[str]:
+    def wait(self, wanted: Callable[[list[str]], Any] | str, seconds: float = 60.0) -> list[str]:
         """Return the first frame that has a text, or fulfils a condition."""
         deadline = time.monotonic() + seconds
         check = (lambda frame: any(wanted in line for line in frame)) if isinstance(wanted, str) else wanted
@@ -101,7 +101,7 @@ class Terminal:
             self.drain(0.05)
         return self.frame
 
-    def wait_end(self, seconds: float = 10.0) -> int:
+    def wait_end(self, seconds: float = 30.0) -> int:
         """The exit code; what was written is read meanwhile, so that the program is not held up."""
         deadline = time.monotonic() + seconds
         while self.process.poll() is None:

@@ -415,6 +415,20 @@ class LinkContract:
         await link.close()
 
     @on_loop
+    async def test_a_fence_leaves_the_consumer_as_it_was(self, connect: Connect, name: str) -> None:
+        link, inbox = await connect(), Inbox()
+        await link.declare(Queue(name, arguments=QUORUM))
+        consumer = await inbox.consume(link, name, prefetch=2)
+
+        await consumer.fence()
+        await send(link, *(message(name, b"%d" % number) for number in range(2)))
+        await inbox.has(2)
+        await consumer.fence()
+
+        assert (consumer.prefetch, inbox.bodies) == (2, [b"0", b"1"])
+        await link.close()
+
+    @on_loop
     async def test_an_unknown_tag_costs_that_consumer_alone(self, connect: Connect, name: str) -> None:
         link, wrong, right = await connect(), Inbox(), Inbox()
         await link.declare(Queue(name, arguments=QUORUM), Queue(name + "2", arguments=QUORUM))

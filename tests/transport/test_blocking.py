@@ -194,7 +194,7 @@ def test_a_refusal_for_good_fails_at_once(connection: BlockingConnection, broker
 def test_a_timeout_ends_a_patient_policy(
     open_connection: Callable[..., BlockingConnection], broker: MemoryBroker
 ) -> None:
-    connection = open_connection(policy=RetryPolicy(max_retries=None), timeout=0.1)
+    connection = open_connection(policy=RetryPolicy(max_retries=None), timeout=0.5)
     broker.refuse_connections(BrokerUnavailable("down"))
 
     with pytest.raises(BrokerUnavailable, match="down"):
@@ -577,13 +577,18 @@ def test_an_interrupt_ends_the_wait_and_nothing_else(
 ) -> None:
     broker.withhold_confirms()
     previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
 
+    def interrupt() -> None:
+        until(lambda: len(broker.queues["q"]) == 1, "the broker has it, so its publisher waits")
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    interrupting = threading.Thread(target=interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
+            interrupting.start()
             connection.publish([envelope()])
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        interrupting.join()
         signal.signal(signal.SIGALRM, previous)
     broker.release_confirms()
     connection.publish([envelope()])

@@ -196,6 +196,21 @@ async def test_a_queue_that_vanishes_during_renew_is_told_to_both() -> None:
     assert [type(reason) for reason in bench.cancelled] == [NotFound]
 
 
+@on_loop
+async def test_a_fence_returns_once_all_has_been_taken_that_was_sent_before() -> None:
+    bench = await Bench().started(prefetch=7)
+    fencing = asyncio.create_task(bench.consumer.fence())
+    await asyncio.sleep(0)
+    [qos] = [method for _, method in bench.peer.heard()]
+    bench.peer.say_message(bench.number, deliver(1, consumer="mine"), b"\0\0", b"before")
+    assert not fencing.done()
+    bench.say(spec.Basic.QosOk())
+    await fencing
+
+    assert [one.body for one in bench.given] == [b"before"]
+    assert qos.prefetch_count == 7, "nothing changes"
+
+
 # --- ends ------------------------------------------------------------------------------------------------
 
 

@@ -347,25 +347,36 @@ async def test_it_is_saturated_until_a_quarter_is_free(broker: MemoryBroker, lim
     await publisher.close()
 
 
-@on_loop
-async def test_an_unroutable_message_whose_fate_is_drop_counts_as_delivered(broker: MemoryBroker) -> None:
-    publisher = Publisher(Broken(broker))
-    fates: list[TransportError | None] = []
+@pytest.mark.parametrize(
+    ("policy", "dropped"), [(RetryPolicy(), [type(None), type(None)]), (None, [Unroutable, NotFound])]
+)
+def test_an_unroutable_message_that_is_to_be_dropped_counts_as_delivered_but_for_a_worker(
+    broker: MemoryBroker, policy: RetryPolicy | None, dropped: list[type]
+) -> None:
+    """Who has no policy counts what was dropped."""
 
-    def envelope(exchange: str, fate: str) -> Parcel:
-        return pack(Envelope(Address(exchange, "nowhere"), b"", Properties(), fate))  # type: ignore[arg-type]
+    @on_loop
+    async def scenario() -> None:
+        publisher = Publisher(Broken(broker), policy=policy)
+        fates: list[TransportError | None] = []
 
-    for parcel in (
-        envelope("", "drop"),
-        envelope("gone", "drop"),
-        envelope("", "dead"),
-        envelope("gone", "raise"),
-    ):
-        publisher.post(parcel, fates.append)
-    await until(lambda: len(fates) == 4)
+        def envelope(exchange: str, fate: str) -> Parcel:
+            return pack(Envelope(Address(exchange, "nowhere"), b"", Properties(), fate))  # type: ignore[arg-type]
 
-    assert [type(fate) for fate in fates] == [type(None), type(None), Unroutable, NotFound]
-    await publisher.close()
+        for parcel in (
+            envelope("", "drop"),
+            envelope("gone", "drop"),
+            envelope("gone", "event"),
+            envelope("", "dead"),
+            envelope("gone", "raise"),
+        ):
+            publisher.post(parcel, fates.append)
+        await until(lambda: len(fates) == 5)
+
+        assert [type(fate) for fate in fates] == [*dropped, type(None), Unroutable, NotFound]
+        await publisher.close()
+
+    scenario()
 
 
 # --- the end -------------------------------------------------------------------------------------------------
@@ -406,6 +417,28 @@ async def test_close_without_an_answer_is_bounded_and_says_so(broker: MemoryBrok
     assert left == 1
     assert isinstance(fates[0], ConnectionLost)
     assert "may have arrived" in str(fates[0])
+
+
+@on_loop
+async def test_what_somebody_gives_up_anyway_is_waited_for_briefly(broker: MemoryBroker) -> None:
+    await declared(broker)
+    publisher, fates = Publisher(Broken(broker)), []
+    await publisher.start()
+    broker.withhold_confirms()
+    loop = asyncio.get_running_loop()
+
+    publisher.post(message("q", b"heartbeat"), fates.append, loop.time() + 60)
+    async with asyncio.timeout(10):
+        assert await publisher.drain(60, brief=0.02) == 1
+
+    publisher.post(message("q", b"result"), fates.append)
+    draining = asyncio.create_task(publisher.drain(60, brief=0.02))
+    await asyncio.sleep(0.2)
+    assert not draining.done(), "this one has no deadline"
+    broker.release_confirms()
+    assert await asyncio.wait_for(draining, 10) == 0
+    assert fates == [None, None]
+    await publisher.close()
 
 
 @on_loop

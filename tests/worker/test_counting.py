@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from amqptasks.amqp import Address, Parcel
@@ -167,5 +168,29 @@ def test_a_part_that_not_even_a_call_can_save_is_told_as_it_is() -> None:
         counting.post(part("p1"), heard.append)
         publisher.posted[2][1](None)
         assert heard == [nowhere, None]
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+def test_only_parts_are_parts() -> None:
+    """Whatever else goes to such a name, by whatever exchange, is as it would be anywhere: told as it ends."""
+
+    async def scenario() -> None:
+        publisher = Recording()
+        counting = Counting(publisher, Address("amqptasks.internal", "k"))  # type: ignore[arg-type]
+        heard: list[Any] = []
+        counting.post(part("p1"), heard.append)
+        counting.post(replace(part("q1"), exchange="orders", fate="dead"), heard.append)
+        counting.post(replace(part("q2"), fate="drop"), heard.append)
+        nowhere = Unroutable("no queue")
+        for _, done in publisher.posted[1:]:
+            done(nowhere)
+        assert (heard, publisher.ids) == ([nowhere, nowhere], ["p1", "q1", "q2"])
+
+        counting.post(count("a.1"), heard.append)
+        assert publisher.ids == ["p1", "q1", "q2"], "the count waits for the part, not for what came after it"
+        publisher.posted[0][1](None)
+        await publisher.until(4)
+        assert publisher.ids[3] == "a.1"
 
     asyncio.run(asyncio.wait_for(scenario(), 10))

@@ -151,6 +151,10 @@ class Lane:
     def took(self) -> None:
         """Nothing is counted."""
 
+    def spent(self, delivery: Delivery) -> str:
+        """Its queue has no limit."""
+        return ""
+
     def released(self) -> None:
         """Nothing is counted."""
 

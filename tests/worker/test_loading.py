@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from amqptasks.app import App
-from amqptasks.errors import AppImportFailed, AppNotFound
+from amqptasks.errors import AppImportFailed, AppNotFound, ImproperlyConfigured
 from amqptasks.worker.loading import find_app, import_tasks
 
 ONE = "from amqptasks import App\n{name} = App('{main}')\n"
@@ -210,3 +210,11 @@ def test_a_module_that_cannot_be_included_is_named(tmp_path, include, modules, l
         import_tasks(found, modules)
 
     assert str(caught.value).startswith(line + ";")
+
+
+def test_what_is_read_long_after_its_line_has_no_place(tmp_path) -> None:
+    """Neither a line of ours nor an innocent one of the user's."""
+    write(tmp_path, tasks="from amqptasks import App\napp = App('shop')\napp.config_from_object('absent')\n")
+
+    with pytest.raises(ImproperlyConfigured, match=r"configuration module 'absent'.*PYTHONPATH\?$"):
+        import_tasks(find_app("tasks"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from amqptasks import App
+import pytest
+
+from amqptasks import App, signals
+from amqptasks.errors import ImproperlyConfigured
 from amqptasks.worker import manifest
 
 
@@ -45,3 +48,68 @@ def test_a_child_of_many_tasks_is_not_replaced_after_one(app: App) -> None:
 
     app.conf.worker_pool = "asyncio"
     assert "no effect in the asyncio pool" in warnings(app)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("result_serializer", "pickel", "no serializer is named 'pickel'; did you mean 'pickle'"),
+        ("task_serializer", "jsn", "no serializer is named 'jsn'; did you mean 'json'"),
+        ("task_compression", "gz", "no compression is named 'gz'"),
+        ("result_compression", "gz", "no compression is named 'gz'"),
+    ],
+)
+def test_what_nothing_can_write_ends_the_start_not_every_task(
+    app: App, setting: str, value: str, said: str
+) -> None:
+    setattr(app.conf, setting, value)
+
+    with pytest.raises(ImproperlyConfigured, match=f"{setting}.*{said}"):
+        warnings(app)
+
+
+def test_a_serializer_that_the_receiver_would_refuse_is_named(app: App) -> None:
+    app.conf.update(task_serializer="pickle", result_serializer="yaml")
+
+    assert warnings(app).splitlines() == [
+        "task_serializer is 'pickle', which accept_content lets nobody read; add it there",
+        "result_serializer is 'yaml', which accept_content lets nobody read; add it there",
+    ]
+    app.conf.update(accept_content=["json", "application/x-python-serialize"], result_accept_content=["yaml"])
+    assert warnings(app) == ""
+
+
+@pytest.mark.parametrize(("setting", "limit"), [(None, None), (10, 10)])
+def test_a_limit_of_no_seconds_is_none(app: App, setting: float | None, limit: float | None) -> None:
+    """As in Celery: 0 says nothing, so the setting counts."""
+    app.conf.update(task_time_limit=setting, task_soft_time_limit=setting)
+
+    @app.task(time_limit=0, soft_time_limit=0)
+    def free() -> None: ...
+
+    @app.task(time_limit=0, soft_time_limit=5)
+    def soft() -> None: ...
+
+    read = manifest.options_of(free, app.conf)
+    assert (read.time_limit, read.soft_time_limit) == (limit, limit)
+    assert manifest.options_of(soft, app.conf).soft_time_limit == 5
+
+
+def test_a_setting_of_no_seconds_is_no_limit(app: App) -> None:
+    app.conf.update(task_time_limit=0, task_soft_time_limit=0)
+
+    @app.task
+    def free() -> None: ...
+
+    read = manifest.options_of(free, app.conf)
+    assert (read.time_limit, read.soft_time_limit) == (None, None)
+
+
+def test_a_signal_that_is_never_sent_is_named(app: App) -> None:
+    def receiver(**_: object) -> None: ...
+
+    signals.heartbeat_sent.connect(receiver)
+    try:
+        assert "the signal heartbeat_sent has receivers, and is not sent" in warnings(app)
+    finally:
+        signals.heartbeat_sent.disconnect(receiver)

@@ -179,8 +179,9 @@ def test_waits_of_the_same_moment_are_alike_and_all_counted(measures) -> None:
     """To read each message's time would cost more than all the rest."""
     import time
 
-    measures._offset = time.time() - 1000.0
-    old, young = (header(headers={}, timestamp=int(time.time() - ago)) for ago in (20, 3))
+    now = time.time()
+    measures._offset = now - 1000.0
+    old, young = (header(headers={}, timestamp=int(now - ago)) for ago in (20, 3))
 
     def end(sent: bytes, at: float) -> None:
         call = flight(header=sent)

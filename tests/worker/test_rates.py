@@ -10,7 +10,7 @@ import pytest
 from amqptasks.amqp import Delivery
 from amqptasks.errors import ImproperlyConfigured
 from amqptasks.worker.outcome import Run
-from amqptasks.worker.rates import LATE, Rates, per_second
+from amqptasks.worker.rates import LATE, Rates, per_second, told
 from tests.worker import virtual_time
 
 DELIVERY = Delivery("q", 1, 1, False, "", "q", b"", b"")
@@ -55,6 +55,15 @@ def test_rates_are_read_as_celery_reads_them(rate: str | float | None, expected:
 def test_what_is_no_rate_is_refused_with_an_example(rate: str | float) -> None:
     with pytest.raises(ImproperlyConfigured, match="10/s"):
         per_second(rate)
+
+
+@pytest.mark.parametrize("rate", ["10/s", "100/m", "7/m", "1000/h", "1/h", "0/s"])
+def test_a_rate_is_told_as_it_was_written(rate: str) -> None:
+    assert told(per_second(rate)) == rate
+
+
+def test_a_rate_that_is_whole_in_no_unit_is_told_a_second() -> None:
+    assert told(0.123456789) == "0.123457/s"
 
 
 def test_the_first_goes_at_once_and_the_others_in_their_turn() -> None:

@@ -86,6 +86,31 @@ def test_tasks_can_be_listed_and_limited(app: App) -> None:
     )
 
 
+@pytest.mark.parametrize("rate", ["120/m", "10", "2.5/s", 7])
+def test_a_rate_limit_is_told_as_it_was_written(rate: Any) -> None:
+    """As a Celery worker tells it."""
+    app = App("rated", broker=f"memory://{uuid.uuid4()}", set_as_current=False)
+    app.task(name="rated", rate_limit=rate)(lambda: None)
+    app.task(name="other")(lambda: None)
+    with app, running_worker(app):
+        assert one(app, "registered") == ["other", f"rated [rate_limit={rate}]"]
+        one(app, "rate_limit", task_name="other", rate_limit="90/m")
+        assert one(app, "registered")[0] == "other [rate_limit=90/m]"
+        one(app, "rate_limit", task_name="rated", rate_limit="120/h")
+        assert one(app, "registered")[1] == "rated [rate_limit=120/h]"
+        one(app, "rate_limit", task_name="rated", rate_limit=0)
+        assert one(app, "registered")[1] == "rated"
+
+
+def test_a_default_rate_limit_is_told_of_every_task() -> None:
+    app = App(
+        "rated", broker=f"memory://{uuid.uuid4()}", set_as_current=False, task_default_rate_limit="100/m"
+    )
+    app.task(name="rated")(lambda: None)
+    with app, running_worker(app):
+        assert one(app, "registered") == ["rated [rate_limit=100/m]"]
+
+
 def test_secrets_are_not_told(app: App) -> None:
     told = one(app, "conf", with_defaults=True)
 
@@ -100,6 +125,28 @@ def test_a_revoked_call_does_not_run(app: App) -> None:
 
     assert result.get(timeout=10, propagate=False).__class__.__name__ == "TaskRevoked"
     assert one(app, "revoked") == ["no-1"]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("revoke", {"task_id": ["no-1"], "terminate": True}),
+        ("terminate", {"task_id": ["no-1"]}),
+        ("revoke_by_stamped_headers", {"headers": ["customer=17"], "terminate": True}),
+    ],
+)
+def test_a_signal_that_does_not_exist_revokes_nothing(
+    app: App, command: str, arguments: dict[str, Any]
+) -> None:
+    assert "there is no signal 'SIGNONSENSE'" in one(app, command, signal="SIGNONSENSE", **arguments)["error"]
+
+    assert one(app, "revoked") == []
+    assert "stamps" not in one(app, "hello", from_node="w2@there")
+
+
+@pytest.mark.parametrize("signal", ["TERM", "sigterm", 15, "15"])
+def test_a_signal_may_be_written_as_celery_has_it(app: App, signal: Any) -> None:
+    assert one(app, "terminate", task_id="no-1", signal=signal) == {"ok": "terminate: tasks unknown"}
 
 
 def test_a_greeting_tells_what_is_revoked_and_takes_it_in(app: App) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from amqptasks.worker import shutdown
 from amqptasks.worker.shutdown import abandoned
+from tests.worker import virtual_time
 
 PATIENCE = 0.2
 
@@ -31,7 +32,7 @@ def test_it_waits_as_long_as_something_runs_or_the_broker_is_there(
     async def wait() -> bool:
         return await has_ended(asyncio.create_task(abandoned(lambda: idle, lambda: connected, PATIENCE)))
 
-    assert asyncio.run(wait()) is ends
+    assert virtual_time.run(wait()) is ends
 
 
 def test_a_broker_that_comes_back_in_between_begins_the_wait_anew() -> None:
@@ -45,4 +46,4 @@ def test_a_broker_that_comes_back_in_between_begins_the_wait_anew() -> None:
         there = False
         return before or not still, await has_ended(waiting)
 
-    assert asyncio.run(wait()) == (False, True)
+    assert virtual_time.run(wait()) == (False, True)

@@ -2,14 +2,17 @@
 
 import io
 import logging
+import os
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from amqptasks import signals
+from amqptasks import App, signals
 from amqptasks.errors import WorkerError
-from amqptasks.worker.logging import LogSetup, install, redirect_stdouts
+from amqptasks.worker import manifest
+from amqptasks.worker.logging import LogSetup, install, redirect_stdouts, set_clock
 from amqptasks.worker.options import WorkerOptions
 
 
@@ -169,3 +172,30 @@ def test_a_file_that_was_moved_away_is_begun_anew(tmp_path) -> None:
 
     assert "before" in old.read_text()
     assert "after" in log.read_text()
+
+
+@pytest.mark.parametrize(("before", "zone", "hours"), [(None, "Asia/Tokyo", 9), ("Asia/Tokyo", None, None)])
+def test_the_parent_s_clock_is_its_children_s(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, zone: str | None, hours: int | None
+) -> None:
+    """Django sets TZ when it loads its apps, which the parent does not: one log would have two clocks."""
+    own = os.environ.get("TZ")
+    monkeypatch.delenv("TZ", raising=False)
+    time.tzset()
+    machine = time.localtime(0).tm_hour
+    try:
+        set_clock(before)
+        set_clock(zone)
+
+        assert time.localtime(0).tm_hour == (machine if hours is None else hours)
+        assert os.environ.get("TZ") == zone
+    finally:
+        set_clock(own)
+
+
+def test_the_clock_is_read_off_the_process_that_loads_the_app(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+
+    assert manifest.build(app, queues=(), exclude=()).clock == "Asia/Tokyo"

@@ -202,6 +202,12 @@ class FakeExecutor:
     async def loop(self, run: Run) -> Outcome:
         return Outcome(state=type(asyncio.get_running_loop()).__module__.partition(".")[0])
 
+    def closes(self, run: Run) -> Outcome:
+        raise GeneratorExit("of the task's own")
+
+    async def acloses(self, run: Run) -> Outcome:
+        raise GeneratorExit("of the task's own")
+
     def raises(self, run: Run) -> Outcome:
         raise ValueError("an executor never raises")
 

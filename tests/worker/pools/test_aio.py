@@ -201,6 +201,27 @@ class TestAsyncioPool(PoolContract):
         assert heard.states(run) == ["LOST:ValueError('an executor never raises')"]
 
     @on_loop
+    @pytest.mark.parametrize("word", ["closes", "acloses"])
+    async def test_a_generator_exit_of_the_task_s_own_leaves_an_outcome(self, make: Make, word: str) -> None:
+        pool, heard, run, later = make(1), Heard(), task(word), task("noop")
+        await run_all(pool, heard, run, later)
+
+        assert heard.states(run, later) == ['LOST:GeneratorExit("of the task\'s own")', "SUCCESS"]
+
+    @on_loop
+    async def test_what_ends_its_child_in_a_thread_has_begun(self, make: Make, tmp_path: Path) -> None:
+        """An early-acknowledged task would run again else: its start is told before its body begins."""
+        pool, heard = make(4), Heard()
+        runs = [task("leave 7") for _ in range(10)]
+        await pool.start(heard)
+        for run in runs:
+            pool.submit(run)
+            await heard.ends(run)
+        await pool.stop(5)
+
+        assert [run.key for run in runs if run.key not in heard.starts] == []
+
+    @on_loop
     async def test_limits_and_termination_that_race_with_the_end(self, make: Make) -> None:
         pool, heard = make(200), Heard()
         runs = [

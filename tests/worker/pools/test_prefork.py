@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -132,11 +133,12 @@ class TestPreforkPool(PoolContract):
     @on_loop
     async def test_children_share_the_work(self, make: Make) -> None:
         pool, heard = make(3), Heard()
-        runs = [task("sleep 0.005") for _ in range(60)]
+        runs = [task("sleep 0.02") for _ in range(60)]
         await run_all(pool, heard, *runs)
 
         pids = list(heard.starts.values())
-        assert {pids.count(pid) >= 10 for pid in set(pids)} == {True}
+        # A third each, where none is held up; a quarter of that is left to who is, for most of the time.
+        assert {pids.count(pid) >= 5 for pid in set(pids)} == {True}
         assert len(set(pids)) == 3
 
     # --- death -------------------------------------------------------------------------------------------
@@ -179,12 +181,15 @@ class TestPreforkPool(PoolContract):
     async def test_after_a_hundred_kills_each_run_ended_once(self, make: Make, tmp_path: Path) -> None:
         """Killed at random moments: what the tasks wrote says which really began and ended."""
         pool, heard = make(3), Heard()
-        runs = [task(f"append {tmp_path}/log 0.0005") for _ in range(4000)]
+        runs = []
         await pool.start(heard)
 
-        for run in runs:
-            pool.submit(run)
         for _ in range(100):
+            # However slowly the kills come, there is always something that one can hit.
+            if pool.waiting < 1000:
+                runs += (more := [task(f"append {tmp_path}/log 0.0005") for _ in range(2000)])
+                for run in more:
+                    pool.submit(run)
             await until(lambda: pool.running, "a task that runs")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(heard.starts[list(pool.running)[-1]], signal.SIGKILL)
@@ -252,15 +257,17 @@ class TestPreforkPool(PoolContract):
     @on_loop
     async def test_the_soft_limit_is_raised_inside_the_task(self, make: Make) -> None:
         pool, heard = make(1), Heard()
-        long, short = task("patient 10", soft=0.1), task("patient 0.2", soft=30)
+        long, short = task("patient 30", soft=0.5), task("patient 0.2", soft=60)
         await run_all(pool, heard, long, short)
 
-        assert heard.states(long, short) == ["soft limit 0.1", "SUCCESS"]
+        assert heard.states(long, short) == ["soft limit 0.5", "SUCCESS"]
 
     @on_loop
     async def test_the_hard_limit_kills_the_child_and_spares_the_rest(self, make: Make) -> None:
         pool, heard = make(1), Heard()
-        runs = [task("noop", hard=5), task("sleep 10", hard=0.2), *(task("noop", hard=5) for _ in range(5))]
+        runs = [
+            task("noop", hard=30), task("sleep 30", hard=0.2), *(task("noop", hard=30) for _ in range(5))
+        ]  # fmt: skip
         await pool.start(heard)
         began = time.monotonic()
 
@@ -271,7 +278,7 @@ class TestPreforkPool(PoolContract):
         await pool.stop(5)
 
         assert heard.losses == {runs[1].key: ("0.2", False, Cause.TIMEOUT)}
-        assert 0.2 <= took < 5
+        assert 0.2 <= took < 20
 
     @on_loop
     async def test_terminating_hits_that_run_and_no_other(self, make: Make, tmp_path: Path) -> None:
@@ -321,14 +328,27 @@ class TestPreforkPool(PoolContract):
     async def test_killing_what_has_ended_unheard_spares_what_its_child_runs_now(
         self, make: Make, tmp_path: Path
     ) -> None:
-        pool, heard = make(1), Heard()
-        first, second = task("sleep 0.05"), task(f"append {tmp_path}/log 0.3")
+        pool, heard, log = make(1), Heard(), tmp_path / "log"
+        first, second = task("sleep 0.05"), task(f"append {log} 0.3")
         await pool.start(heard)
         pool.submit(first)
         pool.submit(second)
         await heard.begins(first)
 
-        time.sleep(0.2)  # noqa: ASYNC251  (the parent is slow: the child has gone on meanwhile)
+        (slot,) = pool._slots.values()  # type: ignore[attr-defined]
+
+        def has_gone_on() -> bool:
+            """The child has ended the first; it has begun the second, unless it waits for being given it."""
+            return (
+                log.exists()
+                if ends.window() > 1
+                else bool(select.select([slot._near.fileno()], [], [], 0)[0])
+            )
+
+        deadline = time.monotonic() + 20
+        while not has_gone_on():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)  # noqa: ASYNC251  (the parent is slow, and hears nothing)
         pool.terminate(first.key, "too late")
 
         await heard.ends(first, second)
@@ -546,7 +566,7 @@ class TestPreforkPool(PoolContract):
         await heard.begins(short)
         pids = [*pool.pids, pool.zygote_pid]
 
-        clean = await pool.stop(0.3)
+        clean = await pool.stop(1.0)
 
         assert not clean
         assert heard.states(short) == ["SUCCESS"]
@@ -636,7 +656,7 @@ async def test_a_killed_parent_leaves_no_process(module: str, pool: str) -> None
         await until(lambda: not any(alive(pid) for pid in pids), "the end of zygote and children")
 
     assert len(pids) == (3 if module == "prefork" else 2)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20, "they do not wait for the end of what they run"
 
 
 @pytest.mark.parametrize(
