@@ -6,9 +6,10 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from statistics import median
 
 import pika
 from bench import Bench
@@ -17,74 +18,109 @@ from contenders.base import FOLDER, environment
 from mode import Mode
 from names import names
 from observer import observer
+from pika.adapters.blocking_connection import BlockingChannel
 from row import Figure, Measured, Row
 
 EXCHANGE = "celeryev"
+ASKING = "celery.pidbox"
 LISTENER = "bench.events"
-KINDS = ("task-received", "task-started", "task-succeeded")
-SETTLED = 0.2
-"""Seconds after the last task in which its events are sent; counted for both."""
+ENDED = "task-succeeded"
+WINDOW = 0.5
+"""Seconds that are measured; then events are switched on or off."""
+SWITCHED = 0.2
+"""Seconds after a switch that are not measured: it, and what was gathered before, are on their way."""
+WINDOWS = 24
 
 
-@contextmanager
-def _listened(url: str) -> Iterator[Callable[[], int]]:
-    """A queue that takes every event, as a monitor's would; what counts the tasks' events in it, and empties it."""
-    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
-        channel = connection.channel()
+class _Monitor:
+    """A queue that takes every event, as a monitor's would; it switches them on and off as a monitor does."""
+
+    def __init__(self, channel: BlockingChannel) -> None:
+        self._channel = channel
         channel.exchange_declare(EXCHANGE, "topic", durable=True)
         channel.queue_declare(LISTENER, exclusive=True)
         channel.queue_bind(LISTENER, EXCHANGE, "#")
 
-        def count() -> int:
-            events = 0
-            while (body := channel.basic_get(LISTENER, auto_ack=True)[2]) is not None:
-                told = json.loads(body)
-                told = told if isinstance(told, list) else [told]
-                events += sum(event["type"] in KINDS for event in told)
-            return events
+    def switch(self, *, on: bool) -> None:
+        asked = {"method": "enable_events" if on else "disable_events", "arguments": {}, "destination": None}
+        kind = pika.BasicProperties(content_type="application/json", content_encoding="utf-8")
+        self._channel.basic_publish(ASKING, "", json.dumps(asked), kind)
+        self._channel.connection.process_data_events(0)
 
-        yield count
+    def heard(self) -> int:
+        """Tasks that were told to have succeeded since the last look."""
+        ended = 0
+        while (body := self._channel.basic_get(LISTENER, auto_ack=True)[2]) is not None:
+            told = json.loads(body)
+            ended += sum(event["type"] == ENDED for event in (told if isinstance(told, list) else [told]))
+        return ended
+
+
+@contextmanager
+def _monitor(url: str) -> Iterator[_Monitor]:
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        yield _Monitor(connection.channel())
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    at: float
+    done: int
+    used: tuple[float, float, float]
+    """Seconds of the processor: parent, children, broker."""
+
+    def since(self, before: _Look) -> tuple[float, ...]:
+        """Tasks a second, and microseconds a task of each."""
+        count = max(1, self.done - before.done)
+        each = (1e6 * (now - was) / count for now, was in zip(self.used, before.used, strict=True))
+        return (count / (self.at - before.at), *each)
 
 
 def drain_events(bench: Bench, contender: Contender, mode: Mode) -> Measured:
-    """Drained without, with, with, without: what disturbs the machine for a while disturbs both."""
-    count = bench.size(4000, 10_000)
-    used = {False: [0.0] * 4, True: [0.0] * 4}
-    told = 0
-    with _listened(bench.url) as heard:
-        for events in (False, True, True, False):
-            watched = replace(mode, events=events)
-            bench.fill(contender, watched, count)
-            heard()
-            figures = _drained(bench, contender, watched, count)
-            told += heard()
-            used[events] = [a + b for a, b in zip(used[events], figures, strict=True)]
-    measured: Measured = {}
-    for key, events in (("without", False), ("with", True)):
-        seconds, parent, children, broker = (each * 1e6 / (2 * count) for each in used[events])
+    """One worker drains, its events switched on and off: what disturbs the machine for a while disturbs both."""
+    count, windows = bench.size(60_000, 500_000), bench.size(4, WINDOWS)
+    figures: dict[bool, list[tuple[float, ...]]] = {False: [], True: []}
+    bench.fill(contender, mode, count)
+    with _monitor(bench.url) as monitor, bench.worker(contender, mode) as worker:
+
+        def look() -> _Look:
+            done = worker.counter.read()[0]
+            return _Look(time.monotonic(), done, (*worker.cpu(), bench.broker_cpu() or 0.0))
+
+        worker.wait(lambda done: done > count // 100)
+        for number in range(windows):
+            on = number % 4 in (1, 2)
+            monitor.switch(on=on)
+            time.sleep(SWITCHED)
+            before = look()
+            time.sleep(WINDOW)
+            after = look()
+            if after.done >= count:
+                break
+            figures[on].append(after.since(before))
+    measured: Measured = {"told": _told(bench, contender, mode)}
+    for key, on in (("without", False), ("with", True)):
+        rate, parent, children, broker = (median(each) for each in zip(*figures[on], strict=True))
         measured |= {
-            f"rate_{key}": 1e6 / seconds,
+            f"rate_{key}": rate,
             f"parent_{key}": parent,
             f"children_{key}": children,
             f"broker_{key}": broker,
-            f"cpu_{key}": parent + children + broker,
+            f"cpu_{key}": median(sum(each[1:]) for each in figures[on]),
         }
-    measured["told"] = 100 * told / (2 * count * len(KINDS))
     measured["cost"] = 100 * (1 - measured["cpu_without"] / measured["cpu_with"])
     return measured
 
 
-def _drained(bench: Bench, contender: Contender, mode: Mode, count: int) -> tuple[float, ...]:
-    """Seconds from the first task to the last; of the processor, from the first look to the last event."""
-    with bench.worker(contender, mode) as worker:
-        before, _, _ = worker.wait(lambda done: done > 0)
-        cpu, broker = worker.cpu(), bench.broker_cpu() or 0.0
-        _, first, last = worker.wait(lambda done: done >= count)
-        time.sleep(SETTLED)
-        parent, children = (after - was for after, was in zip(worker.cpu(), cpu, strict=True))
-        broker = (bench.broker_cpu() or 0.0) - broker
-    share = count / max(1, count - before)
-    return last - first, parent * share, children * share, broker * share
+def _told(bench: Bench, contender: Contender, mode: Mode) -> float:
+    """Percent of the tasks that are told to have succeeded, by a worker that tells of all."""
+    count = bench.size(4000, 20_000)
+    watched = replace(mode, events=True)
+    bench.fill(contender, watched, count)
+    with _monitor(bench.url) as monitor:
+        with bench.worker(contender, watched) as worker:
+            worker.wait(lambda done: done >= count)
+        return 100 * monitor.heard() / count
 
 
 # --- many workers ----------------------------------------------------------------------------------------

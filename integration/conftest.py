@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,16 +16,9 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from broker import CURE, PrivateNode, free_ports, install, sweep  # noqa: E402  the path comes first
 
 from integration.support import CeleryWorker, Proxy, WorkerProcess  # noqa: E402
+from tests.support import machine  # noqa: E402
 
-# How long an example takes says how busy the machine is, and nothing of the product. On CI the examples are the same
-# each time, so that a change is judged by what it changes; elsewhere they are new ones.
-hypothesis.settings.register_profile(
-    "shared machine",
-    deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-    derandomize="CI" in os.environ,
-)
-hypothesis.settings.load_profile("shared machine")
+machine.forget()
 
 P = TypeVar("P", WorkerProcess, CeleryWorker)
 _numbers = itertools.count(1)

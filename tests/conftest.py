@@ -4,22 +4,14 @@ import os
 import uuid
 from collections.abc import Iterator
 
-import hypothesis
 import pytest
 
 from amqptasks import App
 from amqptasks.waiting import home
+from tests.support import machine
 from tests.working import Work
 
-# How long an example takes says how busy the machine is, and nothing of the product. On CI the examples are the same
-# each time, so that a change is judged by what it changes; elsewhere they are new ones.
-hypothesis.settings.register_profile(
-    "shared machine",
-    deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-    derandomize="CI" in os.environ,
-)
-hypothesis.settings.load_profile("shared machine")
+machine.forget()
 
 
 @pytest.fixture(autouse=True)

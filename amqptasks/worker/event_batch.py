@@ -50,7 +50,9 @@ def _batch(gathered: Sequence[Any], stamp: Stamp, clock: Clock, write: Callable[
         else:
             events.append(event % (at, number, write(call["id"]), received(call, *watched_of(told))))
     clock.value = number
-    return b"[{" + b"},{".join(events) + b"}]"
+    events[0] = b"[{" + events[0]  # as bytes are added to all of them they are copied
+    events[-1] += b"}]"
+    return b"},{".join(events)
 
 
 def received(fields: Mapping[str, Any], root_id: Any, parent_id: Any, args: Any, kwargs: Any) -> bytes:
