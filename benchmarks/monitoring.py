@@ -25,11 +25,11 @@ EXCHANGE = "celeryev"
 ASKING = "celery.pidbox"
 LISTENER = "bench.events"
 ENDED = "task-succeeded"
-WINDOW = 0.5
+STRETCH = 0.5
 """Seconds that are measured; then events are switched on or off."""
 SWITCHED = 0.2
 """Seconds after a switch that are not measured: it, and what was gathered before, are on their way."""
-WINDOWS = 24
+STRETCHES = 20
 
 
 class _Monitor:
@@ -42,10 +42,11 @@ class _Monitor:
         channel.queue_bind(LISTENER, EXCHANGE, "#")
 
     def switch(self, *, on: bool) -> None:
+        """From now on, and forget what was told: what lies in the queue for long costs the broker more and more."""
         asked = {"method": "enable_events" if on else "disable_events", "arguments": {}, "destination": None}
         kind = pika.BasicProperties(content_type="application/json", content_encoding="utf-8")
         self._channel.basic_publish(ASKING, "", json.dumps(asked), kind)
-        self._channel.connection.process_data_events(0)
+        self._channel.queue_purge(LISTENER)
 
     def heard(self) -> int:
         """Tasks that were told to have succeeded since the last look."""
@@ -78,7 +79,7 @@ class _Look:
 
 def drain_events(bench: Bench, contender: Contender, mode: Mode) -> Measured:
     """One worker drains, its events switched on and off: what disturbs the machine for a while disturbs both."""
-    count, windows = bench.size(60_000, 500_000), bench.size(4, WINDOWS)
+    count, stretches = bench.size(80_000, 320_000), bench.size(4, STRETCHES)
     figures: dict[bool, list[tuple[float, ...]]] = {False: [], True: []}
     bench.fill(contender, mode, count)
     with _monitor(bench.url) as monitor, bench.worker(contender, mode) as worker:
@@ -88,12 +89,12 @@ def drain_events(bench: Bench, contender: Contender, mode: Mode) -> Measured:
             return _Look(time.monotonic(), done, (*worker.cpu(), bench.broker_cpu() or 0.0))
 
         worker.wait(lambda done: done > count // 100)
-        for number in range(windows):
+        for number in range(stretches):
             on = number % 4 in (1, 2)
             monitor.switch(on=on)
             time.sleep(SWITCHED)
             before = look()
-            time.sleep(WINDOW)
+            time.sleep(STRETCH)
             after = look()
             if after.done >= count:
                 break
