@@ -76,18 +76,11 @@ _AS_IT_IS = rb'.{4}([^"\\\x00-\x1f\x7f-\xff]*)'
 """A text in JSON that is the same without its quotation marks; its length before it."""
 _QUOTED = re.compile(
     _AS_IT_IS.join(
-        (
-            re.escape(_TASK),
-            re.escape(_ID),
-            re.escape(_RETRIES + _ZERO + _ROOT),
-            b"(?:" + re.escape(_NO_PARENT) + b"|" + re.escape(_PARENT),
-            b")" + re.escape(_ARGS),
-            re.escape(_KWARGS),
-            re.escape(_ORIGIN),
-        )
+        map(re.escape, (_TASK, _ID, _RETRIES + _ZERO + _ROOT, _NO_PARENT + _ARGS, _KWARGS, _ORIGIN))
     ),
     re.DOTALL,
 ).match
+
 
 Plain = tuple[str, str, int, str, str | None, str, bool | None, int | None, str, str | None]
 """id, task, retries, root_id, parent_id, origin, ignore_result, priority, correlation_id, reply_to."""
@@ -220,15 +213,15 @@ def peek(header: bytes) -> dict[str, Any] | None:
         return None
 
 
-def quoted(header: bytes) -> tuple[bytes, bytes, bytes, bytes | None, bytes, bytes] | None:
-    """Return `id`, `task`, `root_id`, `parent_id`, `argsrepr` and `kwargsrepr` of a first attempt, as they stand in
+def quoted(header: bytes) -> tuple[bytes, ...] | None:
+    """Return `task`, `id`, `root_id`, `argsrepr` and `kwargsrepr` of a first attempt without a parent, as they stand in
     JSON between quotation marks. None: not plain, or something in them must be escaped there.
 
     For those who look on, no more: no length is compared, as a text that holds none of the bytes that lengths and names
     begin with ends where the next name does.
     """
     found = _QUOTED(header, _TABLE)
-    return found.group(2, 1, 3, 4, 5, 6) if found else None  # type: ignore[return-value]
+    return found.groups() if found else None
 
 
 def read(header: bytes) -> Plain | None:
@@ -327,7 +320,9 @@ def _after(header: bytes, at: int) -> tuple[int | None, str, str] | None:
         end = at + 1 + header[at]
         reply_to, at = header[at + 1 : end].decode(), end
     if flags & _MESSAGE_ID:
-        at += 1 + header[at]
+        end = at + 1 + header[at]
+        header[at + 1 : end].decode()  # nobody needs it, but what is no text is no plain call
+        at = end
     if flags & _TIMESTAMP:
         at += 8
     return (priority, correlation, reply_to) if at == len(header) else None

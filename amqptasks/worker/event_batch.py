@@ -15,9 +15,11 @@ from amqptasks.pidbox import Clock
 from amqptasks.transport import plain
 from amqptasks.worker.admission import watched_of
 
-_BEGIN = b'"timestamp":%b,"clock":%d,"uuid":%b,'
-_RECEIVED = b'"type":"task-received","name":"%b","args":"%b","kwargs":"%b","root_id":"%b","parent_id":%b'
-_FIRST_TIME = b',"retries":0,"eta":null,"expires":null'
+_TOLD = b'"timestamp":%b,"clock":%d,"uuid":%b,'
+_CAME = (
+    b'"timestamp":%b,"clock":%d,"type":"task-received","name":"%b","uuid":"%b","root_id":"%b","args":"%b",'
+    b'"kwargs":"%b","parent_id":null,"retries":0,"eta":null,"expires":null,'
+)
 
 
 def batch(gathered: Sequence[Any], stamp: Stamp, clock: Clock) -> bytes:
@@ -34,19 +36,17 @@ def batch(gathered: Sequence[Any], stamp: Stamp, clock: Clock) -> bytes:
 
 def _batch(gathered: Sequence[Any], stamp: Stamp, clock: Clock, write: Callable[[Any], bytes]) -> bytes:
     # Only what differs between the events is written anew, and all the times at once.
-    who = {"hostname": stamp.hostname, "pid": stamp.pid, "utcoffset": utcoffset()}
-    every = _BEGIN + encoded(who)[1:-1].replace(b"%", b"%%") + b","
-    event, came = every + b"%b", every + _RECEIVED + _FIRST_TIME
+    who = encoded({"hostname": stamp.hostname, "pid": stamp.pid, "utcoffset": utcoffset()})[1:-1]
+    who = who.replace(b"%", b"%%")
+    event, came = _TOLD + who + b",%b", _CAME + who
     times = orjson.dumps(gathered[::3])[1:-1].split(b",")
-    number, events = clock.value, []
+    number, events, quoted = clock.value, [], plain.quoted
     for at, call, told in zip(times, gathered[1::3], gathered[2::3], strict=True):
         number += 1
         if type(told) is bytes:
             events.append(event % (at, number, write(call), told))
-        elif known := plain.quoted(told.header):
-            own, task, root, parent, args, kwargs = known
-            above = b"null" if parent is None else b'"%b"' % parent
-            events.append(came % (at, number, b'"%b"' % own, task, args, kwargs, root, above))
+        elif known := quoted(told.header):
+            events.append(came % (at, number, *known))
         else:
             events.append(event % (at, number, write(call["id"]), received(call, *watched_of(told))))
     clock.value = number

@@ -21,7 +21,7 @@ from amqptasks.worker.admission import KEYS
 
 TO = Address("amqptasks", "mail")
 JSON = accept_set(["json"])
-QUOTED = ("id", "task", "root_id", "parent_id", "argsrepr", "kwargsrepr")
+QUOTED = ("task", "id", "root_id", "argsrepr", "kwargsrepr")
 
 SAID = (
     *(
@@ -176,25 +176,23 @@ def test_what_is_quoted_is_what_would_be_selected(message: TaskMessage, data: st
         return
     mine = plain.quoted(header)
     if mine is not None:
-        theirs = codec.select(header, QUOTED)
-        texts = tuple(theirs.get(key) for key in QUOTED)
-        assert mine == tuple(None if text is None else orjson.dumps(text)[1:-1] for text in texts)
+        theirs = codec.select(header, (*QUOTED, "parent_id"))
+        assert theirs.get("parent_id") is None
+        assert mine == tuple(orjson.dumps(theirs[key])[1:-1] for key in QUOTED)
 
 
-@pytest.mark.parametrize("parent", [None, "p"])
-def test_of_a_plain_call_it_quotes_what_an_event_tells(parent: str | None) -> None:
-    message = call(root_id="r", parent_id=parent, argsrepr="(1,)", kwargsrepr="{}")
-    header = packed(message).header
+def test_of_a_plain_call_it_quotes_what_an_event_tells() -> None:
+    header = packed(call(root_id="r", argsrepr="(1,)", kwargsrepr="{}")).header
 
-    own = (b"an-id", b"shop.bill", b"r", parent and parent.encode(), b"(1,)", b"{}")
-    assert plain.quoted(header) == own
+    assert plain.quoted(header) == (b"shop.bill", b"an-id", b"r", b"(1,)", b"{}")
+    assert plain.quoted(packed(call(parent_id="p", argsrepr="", kwargsrepr="")).header) is None
     for end in range(header.index(b"root_id"), header.index(b"origin")):
         assert plain.quoted(header[:end]) is None
 
 
 @pytest.mark.parametrize("text", ['quo"te', "back\\slash", "line\nbreak", "\u00e4", "\x7f"])
 def test_what_json_may_write_in_another_way_is_not_quoted(text: str) -> None:
-    for place in ("id", "root_id", "parent_id", "argsrepr", "kwargsrepr"):
+    for place in ("id", "root_id", "argsrepr", "kwargsrepr"):
         assert plain.quoted(packed(call(**{place: text})).header) is None
 
 
@@ -215,6 +213,14 @@ def test_bytes_that_were_damaged_are_read_as_the_protocol_reads_them_or_not_at_a
     if said is not None:
         whole = protocol.decode(Envelope(TO, b"", codec.decode_header(cut)), accept=JSON, limit=0)
         assert said == tuple(getattr(whole, name) for name in SAID)
+
+
+def test_a_message_id_that_is_no_text_is_left_to_the_codec_to_refuse() -> None:
+    header = packed(call(id="an-id", correlation_id="c")).header
+    at = header.rindex(b"an-id")
+
+    assert plain.read(header) is not None
+    assert plain.read(header[:at] + b"\xa0" + header[at + 1 :]) is None
 
 
 def call(**fields: Any) -> TaskMessage:
