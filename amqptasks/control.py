@@ -32,8 +32,6 @@ from amqptasks.transport.blocking import BlockingConnection
 
 logger = logging.getLogger(__name__)
 
-BACK = 10.0
-"""Seconds within which the broker's streams are back after its start: it lets clients in before."""
 AGAIN = 0.2
 
 
@@ -169,7 +167,10 @@ class Control:
         connection = self.app.connection
         if connection.server.product != "RabbitMQ":
             return
-        stream, until = revokes.stream(self._settings["worker_revokes_retention"]), time.monotonic() + BACK
+        stream, until = (
+            revokes.stream(self._settings["worker_revokes_retention"]),
+            time.monotonic() + revokes.BACK,
+        )
         while True:
             try:
                 connection.declare(stream)

@@ -15,7 +15,7 @@ from amqptasks import annotating, builtin, models, naming, retrying
 from amqptasks.client import Client
 from amqptasks.errors import NotRegistered
 from amqptasks.task import Task
-from amqptasks.task_checks import check_base, check_function, check_kinds
+from amqptasks.task_checks import check_base, check_kinds
 from amqptasks.task_options import FOREIGN
 
 AnyTask = Task[..., Any]
@@ -80,7 +80,6 @@ def make_task(
     """Return a task of class `base` whose body is `function`. Raises TypeError for an option that does not
     exist.
     """
-    check_function(function, named=True)
     check_base(base, name)
     task = base()
     check_options(options, base, name)

@@ -17,6 +17,8 @@ from amqptasks.amqp import PERSISTENT, Address, Envelope, Properties, Queue
 from amqptasks.errors import InvalidMessage
 
 NAME = "amqptasks.revokes"
+BACK = 10.0
+"""Seconds within which the broker's streams have leaders after its start: it lets clients in before."""
 SEGMENT = 1_000_000
 """Bytes; what is too old goes by whole segments."""
 MOST = 100_000_000

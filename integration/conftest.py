@@ -76,6 +76,12 @@ def fresh_url(node: PrivateNode, fresh_vhost: str) -> str:
     return node.url(fresh_vhost)
 
 
+@pytest.fixture
+def effects(tmp_path: Path) -> Path:
+    """A file that tasks leave lines in; there is none yet."""
+    return tmp_path / "effects"
+
+
 @pytest.fixture(scope="session")
 def managed() -> Iterator[tuple[PrivateNode, str]]:
     """A second broker, with the management plugin, and the URL of its API; it counts anew every second."""

@@ -14,6 +14,7 @@ from celery.worker.control import Panel
 from amqptasks.worker.commands import COMMANDS
 from integration.apps import interop_theirs
 from integration.support import CeleryWorker, WorkerProcess, wait_until
+from integration.support.clients import state_of
 from integration.support.peers import close_celery
 from integration.support.processes import ROOT, Process
 
@@ -77,13 +78,7 @@ def held(app: Any, tmp_path: Path) -> Iterator[Any]:
     from integration.apps.control_tasks import held
 
     result = held.delay(str(tmp_path / "go"))
-    wait_until(
-        lambda: (
-            app.control.inspect([NODE], timeout=10.0).query_task(result.id)[NODE].get(result.id, [""])[0]
-            == "active"
-        ),
-        20,
-    )
+    wait_until(lambda: state_of(app, NODE, result.id) == "active", 20)
     yield result
     (tmp_path / "go").touch()
     wait_until(result.ready, 20)
@@ -119,13 +114,7 @@ def test_celery_revokes_and_kills_what_our_worker_runs(celery: Any, app: Any, tm
     from integration.apps.control_tasks import held
 
     result = held.delay(str(tmp_path / "never"))
-    wait_until(
-        lambda: (
-            app.control.inspect([NODE], timeout=10.0).query_task(result.id)[NODE].get(result.id, [""])[0]
-            == "active"
-        ),
-        20,
-    )
+    wait_until(lambda: state_of(app, NODE, result.id) == "active", 20)
 
     assert result.id in celery("control", "terminate", "SIGTERM", result.id, "-d", NODE)
 

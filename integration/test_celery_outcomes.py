@@ -16,11 +16,6 @@ from integration.support.peers import Peers, Way, peers, way
 __all__ = ["peers", "way"]
 
 
-@pytest.fixture
-def effects(tmp_path: Path) -> Path:
-    return tmp_path / "effects"
-
-
 def kind(way: Way, theirs: type[Exception], ours: type[Exception]) -> type[Exception]:
     """The class that this direction's caller knows."""
     return theirs if way.queue == "ours" else ours

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,6 @@ APP = "integration.apps.multi_tasks"
 NAMES = ("w1", "w2", "w3")
 
 pytestmark = pytest.mark.timeout(300)
-
-Multi = Callable[..., subprocess.CompletedProcess[str]]
 
 
 class Nodes:

@@ -77,9 +77,6 @@ class Run:
         """Run all tasks, spread the kills evenly over their progress, and count."""
         self.start_worker()  # first, because it declares the queue
         send(self.url, [call(f"integration.apps.fault_tasks.{task}", n, SECONDS) for n in range(TASKS)])
-        # RabbitMQ 3.10 forgets a quorum queue that was declared half a second before a crash: it writes its
-        # directory of queues lazily, and after the restart that queue is empty and has no leader. Not ours to prove.
-        self.node.eval("[dets:sync(Table) || Table <- dets:all()]")
         for number in range(kills):
             self._progressed(TASKS * (number + 1) // (kills + 2))
             kill()

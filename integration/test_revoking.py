@@ -13,7 +13,7 @@ import pytest
 from amqptasks import App
 from integration.apps import control_tasks
 from integration.support import WorkerProcess, wait_until
-from integration.support.clients import on_broker
+from integration.support.clients import lines, on_broker, state_of
 from integration.support.processes import ROOT
 
 APP = "integration.apps.control_tasks"
@@ -24,21 +24,6 @@ Start = Callable[..., WorkerProcess]
 @pytest.fixture
 def app(fresh_url: str) -> Iterator[App]:
     yield from on_broker(control_tasks.app, fresh_url)
-
-
-@pytest.fixture
-def effects(tmp_path: Path) -> Path:
-    return tmp_path / "effects"
-
-
-def lines(effects: Path) -> list[str]:
-    return effects.read_text().split() if effects.exists() else []
-
-
-def state_of(app: App, task_id: str) -> str:
-    known = app.control.inspect([NODE], timeout=20.0).query_task(task_id) or {}
-    found = known.get(NODE, {}).get(task_id)
-    return str(found[0]) if found else ""
 
 
 def test_what_was_revoked_with_all_workers_down_never_runs(
@@ -77,7 +62,7 @@ def test_what_waits_behind_a_running_task_is_revoked(
     worker(APP, "-c", "1", "-n", NODE, broker_url=fresh_url)
     running = control_tasks.held.delay(str(tmp_path / "go"))
     waiting = [control_tasks.note.delay(str(effects), f"w{number}") for number in range(3)]
-    wait_until(lambda: state_of(app, running.id) == "active", 20)
+    wait_until(lambda: state_of(app, NODE, running.id) == "active", 20)
 
     app.control.revoke([result.id for result in waiting], reply=True, destination=[NODE], timeout=30.0)
     (tmp_path / "go").touch()
@@ -93,13 +78,13 @@ def test_terminate_kills_the_task_that_it_names_and_no_other(
 ) -> None:
     worker(APP, "-c", "2", "-n", NODE, broker_url=fresh_url)
     named, other = (control_tasks.held.delay(str(tmp_path / name)) for name in ("named", "other"))
-    wait_until(lambda: state_of(app, named.id) == state_of(app, other.id) == "active", 20)
+    wait_until(lambda: state_of(app, NODE, named.id) == state_of(app, NODE, other.id) == "active", 20)
 
     named.revoke(terminate=True, signal="SIGKILL")
 
     wait_until(named.ready, 20)
     assert named.state == "REVOKED"
-    assert state_of(app, other.id) == "active"
+    assert state_of(app, NODE, other.id) == "active"
     (tmp_path / "other").touch()
     assert other.get(timeout=20) == "let go"
 
@@ -126,7 +111,7 @@ def test_a_revoked_stamp_reaches_what_waits_and_what_runs(
     stamped, other = control_tasks.held.s(str(tmp_path / "stamped")), tmp_path / "other"
     stamped.stamp(customer="17")
     named, free = stamped.apply_async(), control_tasks.held.delay(str(other))
-    wait_until(lambda: state_of(app, named.id) == state_of(app, free.id) == "active", 20)
+    wait_until(lambda: state_of(app, NODE, named.id) == state_of(app, NODE, free.id) == "active", 20)
     waits = control_tasks.note.s(str(effects), "waits")
     waits.stamp(customer="18")
     waiting = waits.apply_async()
@@ -134,12 +119,12 @@ def test_a_revoked_stamp_reaches_what_waits_and_what_runs(
     to = ("-t", "30", "-d", NODE)
     ran = command_line(fresh_url, "revoke_by_stamped_headers", "customer=17", "customer=18", *to)
     assert "flagged as revoked" in ran.stdout
-    assert state_of(app, named.id) == "active", "it was not to be terminated"
+    assert state_of(app, NODE, named.id) == "active", "it was not to be terminated"
     app.control.revoke_by_stamped_headers({"customer": "17"}, terminate=True, signal="KILL")
 
     wait_until(lambda: named.ready() and waiting.ready(), 20)
     assert [named.state, waiting.state] == ["REVOKED", "REVOKED"]
-    assert state_of(app, free.id) == "active"
+    assert state_of(app, NODE, free.id) == "active"
     other.touch()
     assert free.get(timeout=20) == "let go"
     assert lines(effects) == []

@@ -11,7 +11,7 @@ from amqptasks import App, revokes
 from amqptasks.transport import codec
 from integration.apps import control_tasks
 from integration.support import Proxy, WorkerProcess, wait_until
-from integration.support.clients import on_broker
+from integration.support.clients import lines, on_broker
 from integration.support.links import fates, linked
 
 APP = "integration.apps.control_tasks"
@@ -25,11 +25,6 @@ Start = Callable[..., WorkerProcess]
 @pytest.fixture
 def app(fresh_url: str) -> Iterator[App]:
     yield from on_broker(control_tasks.app, fresh_url)
-
-
-@pytest.fixture
-def effects(tmp_path: Path) -> Path:
-    return tmp_path / "effects"
 
 
 @pytest.fixture
@@ -56,10 +51,6 @@ def send(effects: Path) -> None:
     for number in range(RECORDS - 5, RECORDS):
         control_tasks.note.apply_async((str(effects), "revoked"), task_id=f"id-{number}")
     control_tasks.note.delay(str(effects), "free")
-
-
-def lines(effects: Path) -> list[str]:
-    return effects.read_text().split() if effects.exists() else []
 
 
 def test_a_worker_that_starts_under_an_alarm_runs_nothing_that_is_revoked(

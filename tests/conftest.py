@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from amqptasks import App
+from amqptasks import App, builtin
+from amqptasks.transport import memory
+from amqptasks.transport.memory_broker import MemoryBroker
 from amqptasks.waiting import home
 from tests.support import machine
 from tests.working import Work
@@ -36,3 +38,13 @@ def work(app: App) -> Iterator[Work]:
     made = Work(app)
     yield made
     made.close()
+
+
+@pytest.fixture
+def broker(app: App, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryBroker]:
+    """The broker of `app`, whose queues' nodes go down; what waits for them is tried again soon."""
+    monkeypatch.setattr(builtin, "AGAIN", 0.01)
+    monkeypatch.setattr(builtin, "LONGEST", 0.05)
+    found = memory.broker(app.conf.broker_url.removeprefix("memory://"))
+    yield found
+    assert not found.down

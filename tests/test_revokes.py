@@ -107,7 +107,7 @@ def test_a_stream_that_stays_away_keeps_nobody_from_revoking(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(control, "AGAIN", 0.01)
-    monkeypatch.setattr(control, "BACK", 0.05)
+    monkeypatch.setattr(revokes, "BACK", 0.05)
     broker = Broker(down=10_000)
 
     revoke_on(broker)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
+from typing import Any
 
 from amqptasks import App, late_parts
 from amqptasks.amqp import Address, Delivery
@@ -14,6 +16,27 @@ from amqptasks.worker.executor import Executor
 from amqptasks.worker.outcome import Cause, Outcome, Run
 
 LONGEST = 5.0
+
+
+def gone(app: App, queue: str) -> bool:
+    try:
+        app.connection.inspect(queue)
+    except NotFound:
+        return True
+    return False
+
+
+def called(delivery: Delivery) -> str:
+    return str((codec.decode_header(delivery.header).headers or {})["task"])
+
+
+def eventually(condition: Callable[[], Any], what: str = "it did not come true in time") -> Any:
+    """Wait for what other threads do; return what came of it."""
+    deadline = time.monotonic() + 20.0
+    while not (found := condition()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)
+    return found
 
 
 class Work:

@@ -166,7 +166,7 @@ class DatabaseBackend(StoredBackend):
 
     def watch(self, task_ids: Sequence[str], timeout: float | None) -> Iterator[Meta]:
         deadline = None if timeout is None else time.monotonic() + timeout
-        left = dict.fromkeys(task_ids, b"")
+        left: dict[str, bytes | None] = dict.fromkeys(task_ids)
         pauses = self._pauses(left, timeout, deadline)
         while left:
             yield from self._news(left, self.patiently(lambda: self._records(list(left)), deadline))
@@ -176,7 +176,7 @@ class DatabaseBackend(StoredBackend):
     async def awatch(self, task_ids: Sequence[str], timeout: float | None) -> AsyncIterator[Meta]:
         """As `watch`; a thread is taken for each look, and for none of the pauses between."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        left = dict.fromkeys(task_ids, b"")
+        left: dict[str, bytes | None] = dict.fromkeys(task_ids)
         pauses = self._pauses(left, timeout, deadline)
         while left:
             for meta in self._news(left, await self._looked(list(left), deadline)):
@@ -192,18 +192,8 @@ class DatabaseBackend(StoredBackend):
             except self.outages as error:
                 await asyncio.sleep(pauses.after(error))
 
-    def _news(self, left: dict[str, bytes], records: Sequence[tuple[str, bytes]]) -> Iterator[Meta]:
-        for task_id, record in records:
-            if left[task_id] == record:
-                continue
-            left[task_id] = record
-            meta = self.unpacked(task_id, record)
-            if meta.ready:
-                del left[task_id]
-            yield meta
-
     def _pauses(
-        self, left: dict[str, bytes], timeout: float | None, deadline: float | None
+        self, left: dict[str, bytes | None], timeout: float | None, deadline: float | None
     ) -> Iterator[float]:
         """Yield the seconds until each next look; the last is at the deadline. Raises TimeoutError then."""
         pause = SOONEST

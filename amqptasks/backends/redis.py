@@ -123,16 +123,6 @@ class RedisBackend(StoredBackend):
             found += [(task_id, record) for task_id, record in zip(some, records, strict=True) if record]
         return found
 
-    def _news(self, left: dict[str, bytes | None], records: Sequence[tuple[str, bytes]]) -> Iterator[Meta]:
-        for task_id, record in records:
-            if task_id not in left or left[task_id] == record:
-                continue
-            left[task_id] = record
-            meta = self.unpacked(task_id, record)
-            if meta.ready:
-                del left[task_id]
-            yield meta
-
     def _subscribed(self, channels: Sequence[str]) -> Any:
         """Return a subscription that Redis has confirmed for every channel."""
         ear = self._redis.pubsub()

@@ -144,6 +144,17 @@ class StoredBackend(Backend):
         record = left[min(left)]
         return late(left, self.unpacked(min(left), record).status if record else states.PENDING, timeout)
 
+    def _news(self, left: dict[str, bytes | None], records: Sequence[tuple[str, bytes]]) -> Iterator[Meta]:
+        """Yield what these records say that is new; `left` is what is waited for, with the last record of each."""
+        for task_id, record in records:
+            if task_id not in left or left[task_id] == record:
+                continue
+            left[task_id] = record
+            meta = self.unpacked(task_id, record)
+            if meta.ready:
+                del left[task_id]
+            yield meta
+
     def _packed(self, envelope: Envelope) -> bytes:
         kind, compression = envelope.properties.content_type or JSON, self.options.compression
         if kind == JSON and not compression:

@@ -65,11 +65,9 @@ class Sessions:
         if text is None:
             return None
         name, ends, user = text.split(":", 2)
-        return (
-            Session(name, user, float(ends))
-            if float(ends) > self._clock() and name not in self._ended
-            else None
-        )
+        if float(ends) <= self._clock() or name in self._ended:
+            return None
+        return Session(name, user, float(ends))
 
     def form_token(self, session: Session) -> str:
         """Return what every form of this session carries: no other site can know it."""

@@ -56,10 +56,10 @@ def _encoded(properties: Properties, message_id: str | None) -> bytes:
         return _encode_header(properties, message_id)
     except RecursionError:
         raise EncodeError("the message's headers are nested too deeply, or contain themselves") from None
-    except (ValueError, struct.error) as error:
+    except (TypeError, ValueError, struct.error) as error:
         if isinstance(error, EncodeError):
             raise
-        raise EncodeError(_out_of_range(properties)) from error
+        raise EncodeError(_out_of_range(properties) or f"a property cannot be written: {error}") from error
 
 
 def _out_of_range(properties: Properties) -> str:
@@ -67,7 +67,7 @@ def _out_of_range(properties: Properties) -> str:
         value = getattr(properties, name)
         if value is not None and not (isinstance(value, int) and 0 <= value <= highest):
             return f"{name} is out of AMQP's range: an integer from 0 to {highest}, not {value!r}"
-    return "a property is out of AMQP's range"
+    return ""
 
 
 def _encode_header(p: Properties, message_id: str | None) -> bytes:

@@ -34,7 +34,7 @@ class LateResults:
         self._publisher = publisher
         self._internal = manifest.internal
         self._expires: float | None = manifest.settings.get("result_expires")
-        self._gone: Recent[NotFound] = Recent(REMEMBERED)
+        self._gone: Recent[str] = Recent(REMEMBERED)
         self._waiting: dict[str, Waiting] = {}
         self.asking: set[asyncio.Task[None]] = set()
 
@@ -68,10 +68,10 @@ class LateResults:
         there = False
         try:
             there = await self._is_there(queue)
-        except NotFound as gone:
-            self._gone.add(queue, gone)
+        except NotFound:
+            self._gone.add(queue, queue)
         for parcel, done, error in self._waiting.pop(queue):
-            if self._gone.get(queue) is not None:
+            if self._gone.get(queue):
                 done(error)
             elif there:
                 self._publisher.post(parcel, done)

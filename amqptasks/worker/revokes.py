@@ -41,8 +41,6 @@ LATER = 3.0
 """The same after a reconnect: little can be new."""
 REPLICA = 2.0
 """Seconds within which a stream that was declared just now can be read on every node of a cluster."""
-BACK = 10.0
-"""The same after the broker's start: it lets clients in before its streams have leaders."""
 PEERS = 1.0
 """Seconds that other workers are waited for, where there is no stream."""
 AFTERWARDS = 1.0
@@ -120,7 +118,7 @@ class Revokes:
             try:
                 return await read()
             except ChannelClosed as error:
-                patience = BACK if isinstance(error, QueueDown) else REPLICA
+                patience = revokes.BACK if isinstance(error, QueueDown) else REPLICA
                 if isinstance(error, NotFound) or loop.time() - began > patience:
                     raise
             await asyncio.sleep(delay)

@@ -1,10 +1,9 @@
 """Tasks for remote control and events. `held` runs until the file that it is given exists."""
 
 import os
-import time
-from pathlib import Path
 
 from amqptasks import App
+from integration.apps import holding
 
 app = App("control")
 
@@ -29,7 +28,4 @@ def note(path: str, text: str) -> None:
 
 @app.task
 def held(path: str) -> str:
-    until = time.monotonic() + 60
-    while not Path(path).exists() and time.monotonic() < until:
-        time.sleep(0.01)
-    return "let go"
+    return holding.until_exists(path)

@@ -1,12 +1,11 @@
 """What the dashboard is shown and made to do: calls that end in each way, some that wait, and a schedule."""
 
-import time
-from pathlib import Path
 from typing import Any
 
 from amqptasks import App, Queue, chain, group
 from amqptasks.errors import Reject
 from amqptasks.schedules import crontab
+from integration.apps import holding
 
 app = App(
     "shop",
@@ -39,10 +38,7 @@ def refuse(order: Any) -> None:
 @app.task(name="shop.held")
 def held(path: str) -> str:
     """Runs until the file exists."""
-    until = time.monotonic() + 60
-    while not Path(path).exists() and time.monotonic() < until:
-        time.sleep(0.01)
-    return "let go"
+    return holding.until_exists(path)
 
 
 @app.task(name="shop.tick")

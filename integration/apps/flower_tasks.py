@@ -1,12 +1,12 @@
 """What Flower is shown: each way that a call may go. `held` runs until the file that it is given exists."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 from amqptasks import App, Task
 from amqptasks.contrib.abortable import AbortableTask
 from amqptasks.errors import Ignore, Reject
+from integration.apps import holding
 
 app = App("flower")
 
@@ -46,10 +46,7 @@ def ignored() -> None:
 
 @app.task
 def held(path: str) -> str:
-    until = time.monotonic() + 60
-    while not Path(path).exists() and time.monotonic() < until:
-        time.sleep(0.01)
-    return "let go"
+    return holding.until_exists(path)
 
 
 @app.task(bind=True, base=AbortableTask)

@@ -3,10 +3,10 @@
 import logging
 import os
 import time
-from pathlib import Path
 
 from amqptasks import App
 from amqptasks.errors import Reject
+from integration.apps import holding
 
 app = App("health")
 
@@ -25,10 +25,7 @@ def nap(seconds: float) -> float:
 @app.task
 def held(path: str) -> str:
     """Runs until there is such a file."""
-    until = time.monotonic() + 60
-    while not Path(path).exists() and time.monotonic() < until:
-        time.sleep(0.01)
-    return "let go"
+    return holding.until_exists(path)
 
 
 @app.task

@@ -1,11 +1,10 @@
 """What an observer is shown: calls that end in each way, and one that runs until the file that it is given exists."""
 
-import time
-from pathlib import Path
 from typing import Any
 
 from amqptasks import App, Queue, Task
 from amqptasks.errors import Reject
+from integration.apps import holding
 
 app = App(
     "observed",
@@ -39,10 +38,7 @@ def refuse(number: int) -> None:
 
 @app.task(name="observed.held")
 def held(path: str) -> str:
-    until = time.monotonic() + 60
-    while not Path(path).exists() and time.monotonic() < until:
-        time.sleep(0.01)
-    return "let go"
+    return holding.until_exists(path)
 
 
 app.conf.beat_schedule = {"often": {"task": "observed.add", "schedule": 3600.0, "args": (1, 2)}}

@@ -116,15 +116,14 @@ def running(broker_url: str, folder: Path) -> Iterator[Shop]:
 
 def calls(shop: Shop) -> dict[str, str]:
     """Send a call of each kind; their ids, by the state that each has come to when this returns."""
-    add = dashboard_tasks
     sent = {
-        "SUCCESS": add.bill.delay("<script>alert(1)</script>").id,
-        "FAILURE": add.charge.delay(7).id,
-        "PENDING": add.bill.apply_async(("waits",), queue="later").id,
-        "STARTED": add.held.delay(str(shop.folder / "go")).id,
+        "SUCCESS": dashboard_tasks.bill.delay("<script>alert(1)</script>").id,
+        "FAILURE": dashboard_tasks.charge.delay(7).id,
+        "PENDING": dashboard_tasks.bill.apply_async(("waits",), queue="later").id,
+        "STARTED": dashboard_tasks.held.delay(str(shop.folder / "go")).id,
     }
-    flow = add.workflow()
-    add.refuse.delay(8)
+    flow = dashboard_tasks.workflow()
+    dashboard_tasks.refuse.delay(8)
     for state, each in sent.items():
         shop.known(each, state)
     flow.get(timeout=15)

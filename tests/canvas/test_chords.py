@@ -13,13 +13,13 @@ from amqptasks.amqp import Delivery, Queue
 from amqptasks.canvas import joining, parts, sending
 from amqptasks.canvas.shaping import shaped
 from amqptasks.config import Config
-from amqptasks.errors import ChordError, Ignore, ImproperlyConfigured, NotFound, TaskRevoked, TooLarge
+from amqptasks.errors import ChordError, Ignore, ImproperlyConfigured, TaskRevoked, TooLarge
 from amqptasks.signatures import signature
 from amqptasks.testing import running_worker
 from amqptasks.transport import codec
 from amqptasks.transport.memory import MemoryLink
 from amqptasks.worker.outcome import Cause
-from tests.working import Work
+from tests.working import Work, called, gone
 
 
 @pytest.fixture
@@ -40,14 +40,6 @@ def queue_of(result: Any) -> str:
 
 def lying(app: App, queue: str) -> int:
     return app.connection.inspect(queue).messages
-
-
-def gone(app: App, queue: str) -> bool:
-    try:
-        app.connection.inspect(queue)
-    except NotFound:
-        return True
-    return False
 
 
 # --- the broker's view ----------------------------------------------------------------------------------------
@@ -393,11 +385,10 @@ def test_whatever_ends_a_member_from_outside_ends_its_chord(
         delivery = work.take("amqptasks", 0) or work.take("amqptasks.internal", 0)
         if delivery is None:
             break
-        name = (codec.decode_header(delivery.header).headers or {})["task"]
-        work.run(delivery, cause if name == "proj.ended" else Cause.RUN)
+        work.run(delivery, cause if called(delivery) == "proj.ended" else Cause.RUN)
 
     with pytest.raises(ChordError, match=r"Dependency .* raised"):
-        result.get(timeout=1)
+        result.get(timeout=10)
     assert gone(app, queue_of(result))
 
 

@@ -11,20 +11,12 @@ from amqptasks import App, chain, chord, protocol
 from amqptasks.amqp import Address, Delivery
 from amqptasks.canvas import joining, parts
 from amqptasks.canvas.giving_up import GAVE_UP
-from amqptasks.errors import ChordError, NotFound, TaskRevoked, WorkerLost
+from amqptasks.errors import ChordError, TaskRevoked, WorkerLost
 from amqptasks.transport import codec
 from amqptasks.worker.outcome import Cause
-from tests.working import Work
+from tests.working import Work, called, gone
 
 INTERNAL = "amqptasks.internal"
-
-
-def gone(app: App, queue: str) -> bool:
-    try:
-        app.connection.inspect(queue)
-    except NotFound:
-        return True
-    return False
 
 
 def dies(work: Work, delivery: Delivery) -> int:
@@ -39,10 +31,6 @@ def dies(work: Work, delivery: Delivery) -> int:
         assert found is not None
         delivery = found
     raise AssertionError(f"{name} is followed by {called(delivery)}")
-
-
-def called(delivery: Delivery) -> str:
-    return str((codec.decode_header(delivery.header).headers or {})["task"])
 
 
 def taken(work: Work, task: str) -> Delivery:
@@ -220,7 +208,7 @@ def test_an_errback_that_kills_is_left_out_for_a_chord_that_was_never_sent_too(
     work.all()
 
     with pytest.raises(WorkerLost):
-        result.get(timeout=1)
+        result.get(timeout=10)
     assert [style for style, _ in told] == ["old"]
 
 

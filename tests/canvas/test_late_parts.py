@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from amqptasks import App, builtin, chord, late_parts
+from amqptasks import App, chord, late_parts
 from amqptasks.amqp import Address
 from amqptasks.canvas import joining, parts
 from amqptasks.errors import ChordError, QueueDown, TimeoutError
 from amqptasks.testing import running_worker
-from amqptasks.transport import codec, memory
+from amqptasks.transport import codec
 from amqptasks.transport.memory_broker import MemoryBroker
-from tests.working import Work
-
-
-@pytest.fixture
-def broker(app: App, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryBroker]:
-    monkeypatch.setattr(builtin, "AGAIN", 0.01)
-    monkeypatch.setattr(builtin, "LONGEST", 0.05)
-    found = memory.broker(app.conf.broker_url.removeprefix("memory://"))
-    yield found
-    assert not found.down
+from tests.working import Work, eventually
 
 
 def queue_of(result: Any) -> str:
@@ -39,10 +28,7 @@ def test_parts_wait_for_the_node_of_their_queue(app: App, add: Any, total: Any, 
         assert result.parent.get(timeout=10) == [0, 1, 2]
         with pytest.raises(TimeoutError):
             result.get(timeout=0.3)
-        deadline = time.monotonic() + 20
-        while worker.counters.tasks[late_parts.LATE] <= 3:
-            assert time.monotonic() < deadline, "they are tried again"
-            time.sleep(0.01)
+        eventually(lambda: worker.counters.tasks[late_parts.LATE] > 3, "they are tried again")
         broker.bring_up(queue_of(result))
 
         assert result.get(timeout=10) == 3
@@ -140,4 +126,4 @@ def test_the_failure_of_a_chord_waits_for_the_node_of_its_caller_s_queue(
         broker.bring_up(replies)
         work.all(parts.INTERNAL)
         with pytest.raises(ChordError, match="ValueError"):
-            result.get(timeout=1)
+            result.get(timeout=10)

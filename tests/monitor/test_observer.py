@@ -2,8 +2,7 @@
 
 import itertools
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from amqptasks.monitor.observer import Observer
 from amqptasks.monitor.snapshot import SERIES, DeadLetterPage
 from amqptasks.monitor.watch import SINGLES
 from amqptasks.transport import codec
+from tests.working import eventually
 
 NODE = "w1@here"
 
@@ -58,14 +58,6 @@ def impostor(app: App) -> Iterator[Impostor]:
     made = Impostor(app)
     yield made
     made.subscription.close()
-
-
-def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.005)
-    return found
 
 
 def send(app: App, *events: dict[str, Any]) -> None:

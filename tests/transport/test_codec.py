@@ -258,7 +258,8 @@ def test_headers_that_contain_themselves_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"priority": 256}, {"delivery_mode": -1}, {"timestamp": -1}, {"timestamp": 1.5}]
+    "wrong",
+    [{"priority": 256}, {"delivery_mode": -1}, {"timestamp": -1}, {"timestamp": 1.5}, {"priority": "x"}],
 )
 def test_a_property_out_of_range_is_refused_before_it_costs_the_channel(wrong: dict) -> None:
     with pytest.raises(EncodeError, match=next(iter(wrong))):

@@ -30,7 +30,7 @@ def came(message: TaskMessage, *, shortcut: bool = True) -> tuple[Any, Delivery]
 
 
 def general(message: TaskMessage) -> Parcel:
-    return codec.pack(replace(protocol.encode(message, TO)))
+    return codec.pack(protocol.encode(message, TO))
 
 
 def call(**fields: Any) -> TaskMessage:

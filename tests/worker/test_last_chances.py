@@ -17,7 +17,7 @@ from amqptasks.worker.outcome import Cause, WorkerQueue
 from amqptasks.worker.prefetch import Prefetch
 from amqptasks.worker.queues import consumed
 from tests.worker.test_dispatch import FakeConsumer, Stage, scenario
-from tests.working import Work
+from tests.working import Work, called
 
 
 def limited(stage: Stage, limit: int | None) -> None:
@@ -177,7 +177,7 @@ def test_a_join_that_ends_so_fails_its_chord(
     work(1)
     delivery = work.take("amqptasks.internal", 5)
     assert delivery is not None
-    assert (codec.decode_header(delivery.header).headers or {})["task"] == UNLOCK
+    assert called(delivery) == UNLOCK
 
     work.run(delivery, cause)
     work.all()

@@ -229,9 +229,8 @@ class Coroutines:
             assert stage.sentence is not None
             outcome = orders.stopped(*stage.sentence)
         except GeneratorExit as error:
-            if (
-                self.loop.is_running()
-            ):  # so it is the task's own: nobody closes a coroutine of a loop that runs
+            # It is the task's own if the loop runs: then nobody closes its coroutines.
+            if self.loop.is_running():
                 self._begin(replace(stage.run, cause=Cause.LOST, detail=repr(error)))
             return
         del self._stages[stage.run.key]
