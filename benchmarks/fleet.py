@@ -3,7 +3,8 @@
     python fleet.py 6 50 100 200
 
 Each has the worker's own parent, with its connections, queues, heartbeats and mailbox, around an idle pool. The
-counts given are reached one after the other; at each, a line of JSON tells what went over all connections, a second.
+counts given are reached one after the other; at each, once all have started and said what they had to say of it, a
+line of JSON tells what went over all connections, a second.
 With one count, and nothing on its standard input, it stays until that is closed.
 """
 
@@ -33,6 +34,10 @@ AT_ONCE = 20
 """Workers that start at the same time."""
 STARTED_WITHIN = 120.0
 """Seconds."""
+SILENCE = 1.0
+"""Seconds without a delivery, after which what workers say to each other as they start is over."""
+SETTLED_WITHIN = 20.0
+"""Seconds; what goes on for longer than that belongs to idling."""
 
 
 class CountedLink(LoopLink):
@@ -95,6 +100,14 @@ class Fleet:
         await asyncio.gather(*[task for _, task in self._workers])
 
 
+async def settled() -> None:
+    deadline = time.monotonic() + SETTLED_WITHIN
+    before = None
+    while before != CountedLink.delivered and time.monotonic() < deadline:
+        before = CountedLink.delivered
+        await asyncio.sleep(SILENCE)
+
+
 async def measure(window: float) -> dict[str, float]:
     published, delivered, began = CountedLink.published, CountedLink.delivered, time.monotonic()
     used = time.process_time()
@@ -113,6 +126,7 @@ async def main(url: str, window: float, *sizes: int) -> None:
     try:
         for size in sizes:
             await fleet.grow(size)
+            await settled()
             print(json.dumps({"workers": size, **await measure(window)}), flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     finally:
