@@ -241,7 +241,7 @@ class State:
         # Sender and worker are two connections: "sent" may be heard after "received", but undoes nothing.
         late = state in _ORDER and (
             (task.state in _ORDER and _ORDER.index(state) < _ORDER.index(task.state))
-            or (task.ready and at <= task.timestamp)
+            or (task.ready and (at <= task.timestamp or state == states.PENDING))
         )
         if not late:
             task.state = state

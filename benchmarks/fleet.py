@@ -38,6 +38,8 @@ SILENCE = 1.0
 """Seconds without a delivery, after which what workers say to each other as they start is over."""
 SETTLED_WITHIN = 20.0
 """Seconds; what goes on for longer than that belongs to idling."""
+WINDOWS = 5
+"""Windows that are measured at most: what a broker that is busy delivers late of a start is no idling either."""
 
 
 class CountedLink(LoopLink):
@@ -108,12 +110,23 @@ async def settled() -> None:
         await asyncio.sleep(SILENCE)
 
 
+async def measure_idling(window: float) -> dict[str, float]:
+    """What goes over the connections in the first window without a delivery; in the last one if each of them has some,
+    as they have when workers hear of each other at all."""
+    for _ in range(WINDOWS):
+        figures = await measure(window)
+        if not figures["delivered"]:
+            break
+    return figures
+
+
 async def measure(window: float) -> dict[str, float]:
     published, delivered, began = CountedLink.published, CountedLink.delivered, time.monotonic()
     used = time.process_time()
     await asyncio.sleep(window)
     seconds = time.monotonic() - began
     return {
+        "seconds": seconds,
         "published": (CountedLink.published - published) / seconds,
         "delivered": (CountedLink.delivered - delivered) / seconds,
         "processor": 100 * (time.process_time() - used) / seconds,
@@ -127,7 +140,7 @@ async def main(url: str, window: float, *sizes: int) -> None:
         for size in sizes:
             await fleet.grow(size)
             await settled()
-            print(json.dumps({"workers": size, **await measure(window)}), flush=True)
+            print(json.dumps({"workers": size, **await measure_idling(window)}), flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     finally:
         await fleet.end()

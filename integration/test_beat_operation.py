@@ -16,7 +16,7 @@ import pytest
 from broker import PrivateNode
 
 from integration.support import WorkerProcess, wait_until
-from integration.support.beats import APP, Start, beat, effects, schedule
+from integration.support.beats import APP, Start, beat, effects, patient, schedule
 from integration.support.processes import ROOT, Process
 from tests.support.pages import TYPED, blocks, commands
 
@@ -35,7 +35,7 @@ def test_what_is_said_while_no_beat_runs_outlives_the_broker_s_restart_and_is_do
     first.wait_log("beat: leads")
     assert schedule(url, "add", "mine", f"{APP}.tick", "--every", "3600", "-a", '["mine"]').returncode == 0
     assert first.stop() == 0
-    late = schedule(url, "pause", "e0")
+    late = schedule(url, "pause", "e0", patience=5.0)
     assert late.returncode == 69
     assert "the next one to lead will do as you said" in late.stderr
     node.kill()
@@ -64,6 +64,7 @@ def test_a_leader_that_hung_sends_nothing_of_what_the_next_one_sent(
     fresh = beat(entries=20, every=1)
     wait_until(lambda: len(effects(tmp_path)) >= 40, 30, "two bursts")
     stale.signal(signal.SIGSTOP)
+    led = stale.log().count("beat: leads")  # more than once, if the machine stood still
     try:
         fresh.wait_log("beat: leads", 60)
         done = len(effects(tmp_path))
@@ -73,9 +74,9 @@ def test_a_leader_that_hung_sends_nothing_of_what_the_next_one_sent(
     stale.wait_log("beat: (?!leads)", 30)
     done = len(effects(tmp_path))
     wait_until(lambda: len(effects(tmp_path)) >= done + 40, 30, "two more bursts")
-    assert stale.log().count("beat: leads") == 1
+    assert stale.log().count("beat: leads") == led
     assert fresh.stop() == 0
-    wait_until(lambda: stale.log().count("beat: leads") == 2, 30, "the old leader leads again")
+    wait_until(lambda: stale.log().count("beat: leads") > led, 30, "the old leader leads again")
     runs = effects(tmp_path)
     dropped = working.log().count("dropped a redelivery of") + working.log().count(
         "came again and is not run twice"
@@ -101,7 +102,7 @@ def test_the_commands_of_the_guide(node: PrivateNode, fresh_vhost: str, tmp_path
             for command in commands(block):
                 words = shlex.split(command.words)
                 typed.append(words)
-                line = [sys.executable, "-m", *words]
+                line = patient(*words[1:]) if "schedule" in words else [sys.executable, "-m", *words]
                 if "beat" in words and "-D" not in words:
                     first = Process(line, env=environment, cwd=tmp_path, log=tmp_path / "beat.log").start()
                     first.wait_log("beat: leads")
@@ -112,14 +113,14 @@ def test_the_commands_of_the_guide(node: PrivateNode, fresh_vhost: str, tmp_path
                     env=os.environ | environment,
                     capture_output=True,
                     text=True,
-                    timeout=60,
+                    timeout=120,
                 )
                 assert ran.returncode == 0, f"{command.words}: {ran.stdout}{ran.stderr}"
                 assert command.output.strip() in ("", ran.stdout.strip()), command.words
         second = int(pid.read_text())
         again = [sys.executable, "-m", *typed[-1]]
         twice = subprocess.run(
-            again, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=60
+            again, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=120
         )
         assert twice.returncode != 0
         assert f"process {second} has the pid file" in twice.stderr

@@ -16,7 +16,7 @@ from integration.apps.canvas_tasks import app
 from integration.support import WorkerProcess, wait_until
 from tests.support.canvases import Failure, Tree, built, collected, expected, flat, seen, trees
 
-LONGEST = 30.0
+LONGEST = 60.0
 SOME = settings(
     deadline=None,
     max_examples=40,

@@ -34,7 +34,7 @@ def waiting(app: Any, queue: str) -> int:
 def test_a_call_returns_its_value(way: Way) -> None:
     result = way.call("add", 2, 2)
 
-    assert result.get(timeout=30) == 4
+    assert result.get(timeout=60) == 4
     assert result.state == "SUCCESS"
     assert result.successful()
 
@@ -51,7 +51,7 @@ def test_arguments_arrive_as_they_were_sent(way: Way) -> None:
     )
     kwargs = {"naïve": [], "x": {}}
 
-    got = way.app.send_task("interop.echo", args, kwargs, queue=way.queue).get(timeout=30)
+    got = way.app.send_task("interop.echo", args, kwargs, queue=way.queue).get(timeout=60)
 
     assert got == [list(args), kwargs]
 
@@ -72,7 +72,7 @@ def test_arguments_arrive_as_they_were_sent(way: Way) -> None:
     ids=lambda value: f"{type(value).__name__}-{value!s:.12}",
 )
 def test_types_that_json_has_not_come_back_the_same(way: Way, value: Any) -> None:
-    names, values = way.call("kinds", value).get(timeout=30)
+    names, values = way.call("kinds", value).get(timeout=60)
 
     assert names == [type(value).__name__]
     assert values == [value]
@@ -83,7 +83,7 @@ def test_types_that_json_has_not_come_back_the_same(way: Way, value: Any) -> Non
 def test_every_serializer_is_read_by_the_other_side(way: Way, serializer: str) -> None:
     value = {"text": "žluť", "list": [1, 2.5, None], "bytes": "b"}
 
-    got = way.call("echo", value, serializer=serializer).get(timeout=30)
+    got = way.call("echo", value, serializer=serializer).get(timeout=60)
 
     assert got == [[value], {}]
 
@@ -92,7 +92,7 @@ def test_every_serializer_is_read_by_the_other_side(way: Way, serializer: str) -
 def test_every_compression_is_read_by_the_other_side(way: Way, compression: str) -> None:
     text = "all work and no play " * 5000
 
-    got = way.call("echo", text, compression=compression).get(timeout=30)
+    got = way.call("echo", text, compression=compression).get(timeout=60)
 
     assert got == [[text], {}]
 
@@ -102,7 +102,7 @@ def test_the_worker_is_told_what_the_caller_said(way: Way) -> None:
     options = {"priority": 5, "time_limit": 60, "soft_time_limit": 50, "headers": {"tenant": "acme"}}
 
     result = way.call("told", expires=expires, **options)
-    told = result.get(timeout=30)
+    told = result.get(timeout=60)
 
     assert told["priority"] == 5
     assert told["limits"] == [60, 50]
@@ -123,9 +123,9 @@ def test_the_worker_is_told_what_the_caller_said(way: Way) -> None:
 def test_a_delayed_call_starts_on_time(way: Way, delayed: Callable[[], dict[str, Any]]) -> None:
     called = time.time()
 
-    told = way.call("told", **delayed()).get(timeout=20)
+    told = way.call("told", **delayed()).get(timeout=60)
 
-    assert 2.0 <= told["began"] - called < 15.0
+    assert 2.0 <= told["began"] - called < 30.0
 
 
 def test_a_delayed_call_from_celery_does_not_wait_in_our_worker(peers: Peers) -> None:
@@ -147,11 +147,11 @@ def test_an_ignored_result_is_not_sent_but_the_task_runs(way: Way, tmp_path: Pat
     written = wait_until(lambda: effects.exists() and effects.read_text(), 15, "the task ran")
 
     assert written == f"7 {way.worker}\n"
-    way.call("add", 1, 1).get(timeout=30)  # by then a result would have come
+    way.call("add", 1, 1).get(timeout=60)  # by then a result would have come
     assert result.state == "PENDING"
 
 
 def test_two_hundred_results_come_to_their_callers(way: Way) -> None:
     results = [way.call("add", number, number) for number in range(200)]
 
-    assert [result.get(timeout=30) for result in results] == [2 * number for number in range(200)]
+    assert [result.get(timeout=60) for result in results] == [2 * number for number in range(200)]

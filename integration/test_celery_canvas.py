@@ -18,7 +18,7 @@ from integration.support import CeleryWorker, WorkerProcess
 from integration.support.peers import LEAN, printed_queues
 from tests.support.canvases import Tree, built, expected, seen, trees
 
-LONGEST = 30.0
+LONGEST = 60.0
 EXAMPLES = 200 if os.environ.get("AMQPTASKS_TEST_FAULTS") == "full" else 40
 SOME = settings(
     deadline=None,

@@ -18,7 +18,7 @@ def test_what_the_caller_said_holds_for_the_second_attempt_too(way: Way) -> None
     options = {"priority": 4, "time_limit": 60, "soft_time_limit": 50, "headers": {"tenant": "acme"}}
 
     result = way.call("told_after", 2, 1, expires=expires, **options)
-    told = result.get(timeout=20)
+    told = result.get(timeout=60)
 
     assert told["retries"] == 2
     assert told["priority"] == 4
@@ -31,16 +31,16 @@ def test_what_the_caller_said_holds_for_the_second_attempt_too(way: Way) -> None
 def test_an_attempt_waits_its_countdown(way: Way) -> None:
     called = time.time()
 
-    told = way.call("told_after", 1, 2).get(timeout=20)
+    told = way.call("told_after", 1, 2).get(timeout=60)
 
-    assert 2.0 <= told["began"] - called < 15.0
+    assert 2.0 <= told["began"] - called < 30.0
 
 
 def test_a_call_that_says_how_often_it_was_retried_is_counted_on(way: Way) -> None:
-    assert way.call("told", retries=3).get(timeout=30)["retries"] == 3
+    assert way.call("told", retries=3).get(timeout=60)["retries"] == 3
 
     with pytest.raises(CardRefused):
-        way.call("flaky", 99, retries=5).get(timeout=30)  # max_retries
+        way.call("flaky", 99, retries=5).get(timeout=60)  # max_retries
 
 
 def test_an_attempt_that_has_expired_when_it_is_due_is_revoked(way: Way) -> None:
@@ -48,15 +48,15 @@ def test_an_attempt_that_has_expired_when_it_is_due_is_revoked(way: Way) -> None
 
     revoked = celery.exceptions.TaskRevokedError if way.queue == "ours" else errors.TaskRevoked
     with pytest.raises(revoked, match="expired"):
-        result.get(timeout=20)
+        result.get(timeout=60)
 
 
 def test_a_call_goes_on_at_the_other_kind_of_worker(way: Way) -> None:
     """`retry(queue=...)` hands a call over under its id; here to the other side, and from there back."""
     other = "theirs" if way.queue == "ours" else "ours"
 
-    assert way.call("handed", other).get(timeout=20) == [{"ours": "amqptasks", "theirs": "celery"}[other], 1]
-    assert way.call("handed", other, way.queue).get(timeout=20) == [way.worker, 2]
+    assert way.call("handed", other).get(timeout=60) == [{"ours": "amqptasks", "theirs": "celery"}[other], 1]
+    assert way.call("handed", other, way.queue).get(timeout=60) == [way.worker, 2]
 
 
 @pytest.mark.parametrize("countdown", [0.4, 3])
@@ -69,6 +69,6 @@ def test_our_delays_are_not_early_at_a_celery_worker_and_hers_not_at_ours(
         peers.theirs.send_task("interop.told", queue="ours", countdown=countdown),
     ]
 
-    waited = [result.get(timeout=20)["began"] - called for result in results]
+    waited = [result.get(timeout=60)["began"] - called for result in results]
 
-    assert all(countdown <= wait < countdown + 15 for wait in waited), waited
+    assert all(countdown <= wait < countdown + 30 for wait in waited), waited

@@ -75,7 +75,9 @@ def strict(broker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def sender(broker_url: str, strict: WorkerProcess) -> Iterator[Sender]:
-    with pika.BlockingConnection(pika.URLParameters(broker_url)) as connection:
+    parameters = pika.URLParameters(broker_url)
+    parameters.socket_timeout = parameters.stack_timeout = 60.0
+    with pika.BlockingConnection(parameters) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
         reply_to = channel.queue_declare("", exclusive=True).method.queue

@@ -105,7 +105,7 @@ def exporter(broker_url: str, workers: dict[str, WorkerProcess]) -> Iterator[Exp
 def test_five_hundred_calls_are_counted_to_the_last(exporter: Exporter, broker_url: str) -> None:
     with App("client", broker=broker_url) as app:
         app.conf.task_send_sent_event = True
-        app.control.revoke([f"revoked-{number}" for number in range(60)], reply=True, limit=2, timeout=10.0)
+        app.control.revoke([f"revoked-{number}" for number in range(60)], reply=True, limit=2, timeout=60.0)
         with app.batch():
             for number in range(200):
                 app.send_task(f"{APP}.add", (number, 1))

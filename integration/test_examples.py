@@ -32,7 +32,7 @@ def test_the_demo_runs_and_its_answer_is_that_of_one_process(
         env=os.environ | {"AMQPTASKS_BROKER_URL": node.url(fresh_vhost), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=220,
     )
 
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -46,7 +46,8 @@ def test_nobody_listens_to_the_heartbeats_of_the_others(fleet: Any, node: Privat
 
 
 def test_a_worker_sends_as_much_among_many_as_among_few(fleet: Any) -> None:
-    each = {size: fleet[size]["published"] / size for size in (FEW, MANY)}
+    # A window in which the machine stood still is longer, and nobody has sent more in it.
+    each = {size: fleet[size]["published"] * fleet[size]["seconds"] / size for size in (FEW, MANY)}
 
     assert each[FEW] > 0
     # One heartbeat in two seconds: in a window of two and a half each has sent one or two; if it were more among
@@ -57,7 +58,7 @@ def test_a_worker_sends_as_much_among_many_as_among_few(fleet: Any) -> None:
 def test_all_of_them_answer_one_command(fleet: Any, broker_url: str) -> None:
     names = [f"w{number}@fleet" for number in range(MANY)]
     with App("asking", broker=broker_url) as app:
-        replies = app.control.inspect(names, timeout=20.0).ping()
+        replies = app.control.inspect(names, timeout=60.0).ping()
 
         assert replies == {name: {"ok": "pong"} for name in names}
-        assert app.control.inspect(limit=MANY, timeout=20.0).ping() == replies
+        assert app.control.inspect(limit=MANY, timeout=60.0).ping() == replies

@@ -252,9 +252,12 @@ def test_abort_reaches_a_task_that_runs(knowing: Flower, watched: Watched) -> No
 def test_revoke_keeps_a_call_from_running_and_terminate_ends_it(
     flower: Flower, watched: Watched, tmp_path: Path
 ) -> None:
-    later = watched.send("add", 1, 1, countdown=3)
+    later = watched.send("add", 1, 1, queue="later")
     assert flower.said(f"/api/task/revoke/{later.id}") == f"Revoked '{later.id}'"
+    wait_until(lambda: later.id in watched.ask("revoked"), 10)
+    flower.said(f"/api/worker/queue/add-consumer/{FIRST}", queue="later")
     assert flower.task(later.id, "REVOKED")["started"] is None
+    flower.said(f"/api/worker/queue/cancel-consumer/{FIRST}", queue="later")
 
     running = watched.send("held", str(tmp_path / "never"))
     flower.task(running.id, "STARTED")

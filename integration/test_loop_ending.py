@@ -72,4 +72,4 @@ def test_close_is_bounded_when_the_peer_is_silent(proxy: Proxy, vhost: str) -> N
         await link.close()
         return time.monotonic() - started
 
-    assert asyncio.run(scenario()) < 5
+    assert asyncio.run(scenario()) < 20

@@ -82,8 +82,8 @@ def test_the_broker_shows_who_we_are(node: PrivateNode, broker_url: str) -> None
 
     shown = json.loads(asyncio.run(scenario()))
 
-    properties = {key: value for one in shown for key, _, value in one["client_properties"]}
-    assert properties["connection_name"] == "amqptasks worker w1@host consuming"
+    told = [{key: value for key, _, value in one["client_properties"]} for one in shown]
+    [properties] = [one for one in told if one.get("connection_name") == "amqptasks worker w1@host consuming"]
     assert properties["product"] == "amqptasks"
     capabilities = {key: value for key, _, value in properties["capabilities"]}
     assert {
@@ -152,7 +152,7 @@ def test_nobody_listens_on_a_name_with_several_addresses() -> None:
 
 
 def test_the_name_is_unknown() -> None:
-    error = refusal("amqp://guest@no-such-host.invalid//")
+    error = refusal("amqp://guest@no-such-host.invalid//", timeout=90)  # servers of names may be silent
 
     assert "'no-such-host.invalid' cannot be resolved" in str(error)
 
@@ -163,7 +163,7 @@ def test_the_peer_is_silent() -> None:
         error = refusal(f"amqp://guest@127.0.0.1:{port}//", timeout=0.3)
 
     assert "did not answer within 0.3 s" in str(error)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9\r\n", b""])

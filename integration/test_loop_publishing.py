@@ -331,4 +331,4 @@ def test_a_request_that_is_not_answered_is_an_error_in_time(proxy: Proxy, fresh_
         await link.close()
         return taken
 
-    assert asyncio.run(scenario()) < 5
+    assert asyncio.run(scenario()) < 20

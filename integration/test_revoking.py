@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,7 @@ def test_what_waits_on_the_ladder_is_revoked_when_it_is_due_also_after_a_restart
     app: App, fresh_url: str, worker: Start, effects: Path
 ) -> None:
     first = worker(APP, "-c", "1", "-n", NODE, broker_url=fresh_url)
-    late = control_tasks.note.apply_async((str(effects), "late"), countdown=3)
-    late.revoke(wait=True)
+    late = revoked_on_the_ladder(app, effects)
     first.stop()
 
     worker(APP, "-c", "1", "-n", NODE, broker_url=fresh_url)
@@ -54,6 +54,19 @@ def test_what_waits_on_the_ladder_is_revoked_when_it_is_due_also_after_a_restart
     wait_until(late.ready, 30)
     assert late.state == "REVOKED"
     assert lines(effects) == []
+
+
+def revoked_on_the_ladder(app: App, effects: Path) -> Any:
+    """A call that was revoked before it was due: one more, if the machine was too slow for that."""
+    for number in range(5):
+        sent = time.monotonic()
+        late = control_tasks.note.apply_async((str(effects), "late"), countdown=3)
+        late.revoke(wait=True)
+        if late.id in (revoked_by(app, NODE) or ()) and time.monotonic() - sent < 3:
+            return late
+        wait_until(late.ready, 30)
+        effects.unlink(missing_ok=True)
+    raise AssertionError(f"revoking took 3 s, {number + 1} times")
 
 
 def test_what_waits_behind_a_running_task_is_revoked(
@@ -168,11 +181,18 @@ def test_where_streams_are_not_to_be_had_a_starting_worker_asks_the_others(
     app.control.revoke_by_stamped_headers({"customer": ["17"]})
     wait_until(lambda: revoked_by(app, "w1@here") == ["revoked-id"], 20)
 
-    worker(APP, "-c", "1", "-n", "w2@here", broker_url=url)
-    assert revoked_by(app, "w2@here") == ["revoked-id"]
+    def told(name: str) -> None:
+        """Start a worker that the others have told. They have a second for it; if one had other things to do, again."""
+        for _ in range(5):
+            started = worker(APP, "-c", "1", "-n", name, broker_url=url)
+            if (known := revoked_by(app, name)) == ["revoked-id"]:
+                return
+            started.stop()
+        assert known == ["revoked-id"]
+
+    told("w2@here")
     assert first.stop() == 0
-    worker(APP, "-c", "1", "-n", "w3@here", broker_url=url)
-    assert revoked_by(app, "w3@here") == ["revoked-id"]
+    told("w3@here")
 
     stamped = control_tasks.note.s(str(effects), "stamped")
     stamped.stamp(customer="17")

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -48,7 +49,7 @@ def unacknowledged(node: PrivateNode, vhost: str) -> Callable[[], int]:
 
 def test_a_client_puts_a_message_a_worker_runs_it(shared: WorkerProcess) -> None:
     """Worker processes watch the queues all the time; a call runs in one of their children, not here."""
-    task_id, node, pid = tasks.who.delay().get(timeout=10)
+    task_id, node, pid = tasks.who.delay().get(timeout=60)
 
     assert uuid.UUID(task_id)
     assert node.startswith("w1@")
@@ -59,7 +60,7 @@ def test_a_result_travels_back(shared: WorkerProcess) -> None:
     """`res = add.delay(2, 2); res.get(timeout=1)` is 4, and the state SUCCESS."""
     res = tasks.add.delay(2, 2)
 
-    assert res.get(timeout=10) == 4
+    assert res.get(timeout=60) == 4
     assert (res.state, res.successful(), res.failed()) == (states.SUCCESS, True, False)
 
 
@@ -68,7 +69,7 @@ def test_an_exception_travels_back(shared: WorkerProcess) -> None:
     res = tasks.add.delay(2, "2")
 
     with pytest.raises(TypeError) as raised:
-        res.get(timeout=10)
+        res.get(timeout=60)
 
     assert str(raised.value) == "unsupported operand type(s) for +: 'int' and 'str'"
     assert repr(res.get(propagate=False)) == repr(raised.value)
@@ -78,10 +79,11 @@ def test_an_exception_travels_back(shared: WorkerProcess) -> None:
 
 def test_a_queue_of_low_priority_and_a_countdown(shared: WorkerProcess) -> None:
     """`add.apply_async((2, 2), queue='lopri', countdown=...)` waits on the broker and runs from `lopri`."""
+    sent = time.monotonic()
     res = tasks.add.apply_async((2, 2), queue="lopri", countdown=1)
 
-    assert res.state == states.PENDING
-    assert res.get(timeout=10) == 4
+    assert res.get(timeout=60) == 4
+    assert time.monotonic() - sent > 0.9
 
 
 def test_any_language_can_call_a_task(shared: WorkerProcess, broker_url: str) -> None:
@@ -108,7 +110,7 @@ def test_several_workers_share_a_queue(
 
     with tasks.app.batch():
         results = [tasks.who.delay() for _ in range(400)]
-    nodes = {result.get(timeout=20)[1].partition("@")[0] for result in results}
+    nodes = {result.get(timeout=60)[1].partition("@")[0] for result in results}
 
     assert nodes == {"w1", "w2"}
 
@@ -125,14 +127,13 @@ def test_when_a_message_is_acknowledged(
     result = task.delay(str(tmp_path / "go"))
     shared.wait_log(rf"{re.escape(result.id)}\] received")
     wait_until(lambda: unacknowledged() == held, 10, f"{held} unacknowledged")
-    assert tasks.add.delay(2, 2).get(timeout=20) == 4  # another, there and back: time for what is on its way
-    steady = unacknowledged()
+    assert tasks.add.delay(2, 2).get(timeout=60) == 4  # another, there and back: time for what is on its way
+    wait_until(lambda: unacknowledged() == held, 10, f"still {held} unacknowledged")
     state = result.state
 
     (tmp_path / "go").touch()
-    result.get(timeout=10)
+    result.get(timeout=60)
 
-    assert steady == held
     assert state != states.SUCCESS
     wait_until(lambda: unacknowledged() == 0, 10, "all acknowledged")
 
@@ -145,18 +146,18 @@ def test_a_task_that_ends_its_process_is_acknowledged_all_the_same(
     result = task.delay(str(tmp_path / "runs"))
 
     with pytest.raises(WorkerLost):
-        result.get(timeout=20)
+        result.get(timeout=60)
 
     wait_until(lambda: unacknowledged() == 0, 10, "acknowledged")
     assert len((tmp_path / "runs").read_text().splitlines()) == 1
-    assert tasks.add.delay(2, 2).get(timeout=10) == 4
+    assert tasks.add.delay(2, 2).get(timeout=60) == 4
 
 
 def test_reject_on_worker_lost_runs_it_again(shared: WorkerProcess, tmp_path: Path) -> None:
     """`reject_on_worker_lost` has a task whose process died run again."""
     result = tasks.crash_once.delay(str(tmp_path / "runs"))
 
-    assert result.get(timeout=20) == "second time"
+    assert result.get(timeout=60) == "second time"
     assert (tmp_path / "runs").read_text().splitlines() == ["ran", "ran"]
 
 
@@ -179,8 +180,8 @@ def test_what_a_dead_worker_had_reserved_goes_to_another(
         (tmp_path / "go").touch()
         worker(SRC, "-c", "1", "-n", "second@%h", broker_url=url)
 
-        assert running.get(timeout=20) == str(tmp_path / "go")
-        assert {result.get(timeout=20)[1].partition("@")[0] for result in reserved} == {"second"}
+        assert running.get(timeout=60) == str(tmp_path / "go")
+        assert {result.get(timeout=60)[1].partition("@")[0] for result in reserved} == {"second"}
     finally:
         app.close()
         app.conf.broker_url = before
@@ -190,7 +191,7 @@ def test_reject_is_the_broker_s_own_reject(shared: WorkerProcess, broker_url: st
     """`raise Reject(reason, requeue=False)` under acks_late is basic.reject: the broker dead-letters the message."""
     result = tasks.refuse.delay("not mine")
 
-    failure = result.get(timeout=10, propagate=False)
+    failure = result.get(timeout=60, propagate=False)
 
     assert "not mine" in str(failure)
     wait_until(lambda: count(broker_url, "amqptasks.dead") == 1, 10, "the dead letter")
@@ -199,9 +200,9 @@ def test_reject_is_the_broker_s_own_reject(shared: WorkerProcess, broker_url: st
 def test_a_time_limit_kills_the_process_and_no_other(shared: WorkerProcess) -> None:
     """A time limit makes every task return in time: it really kills the process, and the worker goes on."""
     with pytest.raises(TimeLimitExceeded):
-        tasks.for_ever.delay().get(timeout=20)
+        tasks.for_ever.delay().get(timeout=60)
 
-    assert tasks.add.delay(2, 2).get(timeout=10) == 4
+    assert tasks.add.delay(2, 2).get(timeout=60) == 4
 
 
 # --- the command line ----------------------------------------------------------------------------------------
@@ -258,7 +259,7 @@ def test_python_tasks_py_is_a_worker(
         said = worker.log()
         called = subprocess.run(
             [sys.executable, "-m", "amqptasks", "-b", node.url(fresh_vhost), "call", name, "2", "2", "--wait"],
-            capture_output=True, text=True, timeout=30, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, timeout=100, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         worker.signal(signal.SIGTERM)
         code = worker.wait()

@@ -22,7 +22,7 @@ def test_rows_131_132_results_vanish_with_the_broker_unless_they_are_persistent(
     """A result that lies in its queue when the broker is killed is gone, unless `result_persistent` is set."""
     url, task_id = node.url(fresh_vhost), str(uuid.uuid4())
     setting = {"AMQPTASKS_RESULT_PERSISTENT": str(persistent).lower()}
-    worker(APP, "-c", "1", broker_url=url, env=setting)
+    running = worker(APP, "-c", "1", broker_url=url, env=setting)
     with App("client", broker=proxy.url(fresh_vhost), result_persistent=persistent) as app:
         queue = app.backend.reply_to()
         assert queue is not None
@@ -32,13 +32,16 @@ def test_rows_131_132_results_vanish_with_the_broker_unless_they_are_persistent(
         with App("caller", broker=url, backend=None) as caller:
             caller.send_task("integration.apps.seed_src.tasks.add", (2, 2), task_id=task_id, reply_to=queue)
         wait_until(lambda: count(url, queue) == 1, 20, "the result in its queue")
+        running.wait_log(
+            f"{task_id}.*succeeded"
+        )  # the broker has confirmed it, so one that lasts is on the disk
         node.kill()
         node.start()
         proxy.accept()
         wait_until(lambda: app.connection.inspect(queue).consumers == 1, 30, "the client at its queue")
 
         if persistent:
-            assert app.AsyncResult(task_id).get(timeout=20) == 4
+            assert app.AsyncResult(task_id).get(timeout=60) == 4
         else:
             with pytest.raises(TimeoutError):
                 app.AsyncResult(task_id).get(timeout=0.5)
@@ -57,8 +60,8 @@ def test_row_136_results_in_redis(
     worker(APP, "-c", "1", broker_url=broker_url, env={"AMQPTASKS_RESULT_BACKEND": redis.url})
     with App("client", broker=broker_url, backend=redis.url) as app:
         result = app.send_task("integration.apps.seed_src.tasks.add", (2, 2))
-        assert result.get(timeout=20) == 4
+        assert result.get(timeout=60) == 4
     with App("other", broker=broker_url, backend=redis.url) as other:
-        assert other.AsyncResult(result.id).get(timeout=5) == 4
+        assert other.AsyncResult(result.id).get(timeout=60) == 4
     with App("wrong", broker=redis.url) as wrong, pytest.raises(ImproperlyConfigured, match="redis"):
         _ = wrong.connection.server

@@ -91,7 +91,7 @@ def test_a_worker_killed_while_a_result_waits_leaves_the_task_to_another(
     app: App, store: Store, start: Start, runs: Path
 ) -> None:
     first = start("-c", "1")
-    store_tasks.late.delay(1).get(timeout=20)
+    store_tasks.late.delay(1).get(timeout=60)
     first.wait_log("succeeded")  # the worker knows that it is written, too
     store.kill()
     result = store_tasks.late.delay(2)
@@ -100,7 +100,7 @@ def test_a_worker_killed_while_a_result_waits_leaves_the_task_to_another(
     store.start()
     start("-c", "1")
 
-    assert result.get(timeout=30) == 2
+    assert result.get(timeout=60) == 2
     assert ran(runs) == Counter({1: 1, 2: 2})
 
 
@@ -108,14 +108,14 @@ def test_the_result_of_an_early_acknowledged_task_is_logged_as_lost(
     app: App, store: Store, start: Start, runs: Path
 ) -> None:
     running = start("-c", "1")
-    store_tasks.early.delay(1).get(timeout=20)
+    store_tasks.early.delay(1).get(timeout=60)
     store.kill()
     lost = store_tasks.early.delay(2)
     running.wait_log(rf"the state SUCCESS of task \[{lost.id}\] is LOST: the result store")
     store.start()
 
     # The worker goes on, and nobody is told a success that is not recorded.
-    assert store_tasks.early.delay(3).get(timeout=30) == 3
+    assert store_tasks.early.delay(3).get(timeout=60) == 3
     assert lost.state == states.PENDING
 
 
@@ -123,24 +123,24 @@ def test_a_coroutine_s_result_waits_without_holding_up_the_others(
     app: App, store: Store, start: Start, runs: Path
 ) -> None:
     running = start("-P", "asyncio", "-c", "8")
-    store_tasks.coroutine.delay(1).get(timeout=20)
+    store_tasks.coroutine.delay(1).get(timeout=60)
     store.kill()
     results = [store_tasks.coroutine.delay(number) for number in range(2, 7)]
     running.wait_log("waits, its message unacknowledged")
     wait_until(lambda: set(ran(runs)) == set(range(1, 7)), 20)
     store.start()
 
-    assert [result.get(timeout=30) for result in results] == list(range(2, 7))
+    assert [result.get(timeout=60) for result in results] == list(range(2, 7))
 
 
 def test_what_a_task_called_is_found_by_any_process(app: App, store: Store, start: Start) -> None:
     start()
     root = store_tasks.calling.delay(10)
 
-    found = list(root.collect(timeout=20))
+    found = list(root.collect(timeout=60))
 
     assert sorted(value for _, value in found) == [10, 11, 12]
-    assert sorted(app.AsyncResult(result.id).get(timeout=5) for result, _ in found) == [10, 11, 12]
+    assert sorted(app.AsyncResult(result.id).get(timeout=60) for result, _ in found) == [10, 11, 12]
     assert root.graph[root] == root.children
     assert root.get_leaf() in (11, 12)
 
@@ -154,7 +154,7 @@ def test_a_group_is_restored_in_another_process(app: App, store: Store, start: S
     restored = GroupResult.restore("saved", app=app)
 
     assert restored is not None
-    assert restored.get(timeout=20) == list(range(5))
+    assert restored.get(timeout=60) == list(range(5))
     assert (restored.ready(), restored.completed_count()) == (True, 5)
     restored.forget()
     restored.delete()
@@ -167,7 +167,7 @@ def test_progress_is_seen_by_who_asks(app: App, store: Store, start: Start) -> N
     result = store_tasks.progress.delay()
     start("-c", "1")
 
-    value = result.get(timeout=20, on_message=lambda state: seen.append(state["status"]))
+    value = result.get(timeout=60, on_message=lambda state: seen.append(state["status"]))
 
     assert value == "done"
     # A database is looked at now and then, and may have passed over it.
@@ -183,9 +183,9 @@ def test_workflows_leave_their_results_in_the_store(app: App, store: Store, star
     broken = chord([*header, store_tasks.fails.s(7)], store_tasks.total.s()).apply_async()
     last = steps.apply_async()
 
-    assert whole.get(timeout=30) == 45
-    assert whole.parent.get(timeout=30) == list(range(10))
+    assert whole.get(timeout=60) == 45
+    assert whole.parent.get(timeout=60) == list(range(10))
     with pytest.raises(ChordError, match="7"):
-        broken.get(timeout=30)
-    assert last.get(timeout=30) == 1
-    assert app.AsyncResult(last.parent.id).get(timeout=5) == 1
+        broken.get(timeout=60)
+    assert last.get(timeout=60) == 1
+    assert app.AsyncResult(last.parent.id).get(timeout=60) == 1

@@ -115,9 +115,9 @@ def test_results_in_redis_are_shared_with_celery(store: Store) -> None:
     ours.store(Meta(task_id=second, status=states.FAILURE, result=KeyError("k"), traceback="where"), _nothing)
     theirs.backend.store_result(third, {"x": 1}, states.SUCCESS)
 
-    assert theirs.AsyncResult(first).get(timeout=5) == [1, "ü"]
+    assert theirs.AsyncResult(first).get(timeout=60) == [1, "ü"]
     with pytest.raises(KeyError, match="k"):
-        theirs.AsyncResult(second).get(timeout=5)
+        theirs.AsyncResult(second).get(timeout=60)
     found = ours.fetch(third)
     assert found is not None
     assert found.result == {"x": 1}
@@ -132,7 +132,7 @@ def test_redis_over_tls() -> None:
         backend.store(Meta(task_id="t1", status=states.SUCCESS, result=4), _nothing)
         stranger = opened(server.url.partition("&ssl_ca_certs")[0], replace(OPTIONS, patience=0.1))
 
-        assert [meta.result for meta in backend.watch(["t1"], 5)] == [4]
+        assert [meta.result for meta in backend.watch(["t1"], 60)] == [4]
         # Who does not know who signed the server's certificate does not talk to it.
         with pytest.raises(StoreUnavailable, match=r"(?i)certificate.verify.failed"):
             stranger.fetch("t1")

@@ -40,7 +40,7 @@ def test_persistent_messages_survive_the_death_of_the_node(node: PrivateNode, br
         pid, port = node.pid, node.port
         node.kill()
         with pytest.raises(pika.exceptions.AMQPError):
-            connection.process_data_events(20)
+            connection.process_data_events(60)
 
     assert not answers(broker_url)
     node.start()
@@ -91,7 +91,7 @@ def test_proxy_ends_connections(proxy: Proxy, vhost: str, fault: str) -> None:
     connection = connect(proxy.url(vhost))
     getattr(proxy, fault)()
     with pytest.raises(pika.exceptions.AMQPError):
-        connection.process_data_events(5)
+        connection.process_data_events(30)
 
 
 def test_proxy_refuses_and_accepts_again(proxy: Proxy, vhost: str) -> None:

@@ -99,7 +99,7 @@ def test_a_broker_that_goes_and_comes_back(vhost: str, proxy: Proxy) -> None:
 
 def test_lines_where_there_is_no_terminal(worker: Start, broker_url: str) -> None:
     worker(APP, "-E", "-n", "w2@here", "-Q", "observed", broker_url=broker_url)
-    add.delay(1, 1).get(timeout=20)
+    add.delay(1, 1).get(timeout=60)
 
     once, piped = (
         subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=100)
@@ -124,7 +124,7 @@ def test_without_a_broker_it_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatc
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
     program = "import amqptasks.cli.top as top, amqptasks.cli.main as main, sys; top.PATIENCE = 1.0; sys.exit(main.main())"
     given = [sys.executable, "-c", program, "-A", "app", "-b", "amqp://guest@127.0.0.1:9//", "top", "--once"]
-    ended = subprocess.run(given, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(given, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
 
     assert ended.returncode == 69
     assert ended.stderr.startswith("error: ")

@@ -179,7 +179,7 @@ class PrivateNode:
     def url(self, vhost: str = "/") -> str:
         return f"amqp://guest:guest@{self.host}:{self.port}/{quote(vhost, safe='')}"
 
-    def start(self, timeout: float = 100.0) -> None:
+    def start(self, timeout: float = 160.0) -> None:
         """Returns once a client can log in. On a busy machine of two cores that takes up to a minute."""
         server = program("rabbitmq-server")
         if server is None or shutil.which("epmd") is None:
@@ -208,7 +208,7 @@ class PrivateNode:
                 raise Unavailable(f"the private node did not start:\n{tail}")
             time.sleep(0.05)
 
-    def stop(self, timeout: float = 30.0) -> None:
+    def stop(self, timeout: float = 60.0) -> None:
         """An orderly shutdown; the data stays, for `start`."""
         self._signal(signal.SIGTERM)
         self._gone(timeout)
@@ -221,7 +221,7 @@ class PrivateNode:
         """
         if settled and self.running:
             with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):  # it may be down, or hang
-                self.eval(SETTLE, timeout=10.0)
+                self.eval(SETTLE, timeout=30.0)
         if self.running:  # or its number may be somebody else's by now
             with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 os.kill(self.pid, signal.SIGKILL)

@@ -3,10 +3,11 @@
 import os
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, tzinfo
 
 import pytest
 
-from amqptasks import App, builtin
+from amqptasks import App, builtin, composing, retrying
 from amqptasks.transport import memory
 from amqptasks.transport.memory_broker import MemoryBroker
 from amqptasks.waiting import home
@@ -38,6 +39,20 @@ def work(app: App) -> Iterator[Work]:
     made = Work(app)
     yield made
     made.close()
+
+
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of who composes a call stands: a countdown of 30 s is no less when the message is written."""
+    at = datetime.now(UTC)
+
+    class Still(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return at.astimezone(tz)
+
+    for module in (composing, retrying):
+        monkeypatch.setattr(module, "datetime", Still)
 
 
 @pytest.fixture

@@ -212,7 +212,7 @@ def test_a_thread_that_comes_meanwhile_waits_for_the_annotations(app: App) -> No
             if task.name != "proj.add":
                 return None
             asked.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
             return {"queue": "slow"}
 
     app.conf.task_annotations = Slow()
@@ -220,11 +220,11 @@ def test_a_thread_that_comes_meanwhile_waits_for_the_annotations(app: App) -> No
     threads = [threading.Thread(target=lambda: queues.append(add.preset.get("queue"))) for _ in range(2)]
     for thread in threads:
         thread.start()
-    assert asked.wait(10)
+    assert asked.wait(60)
     threads[1].join(0.2)  # without the wait it would be through by now
     go_on.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
 
     assert queues == ["slow", "slow"]
 

@@ -36,6 +36,7 @@ def test_a_queue_that_nobody_declared_is_created_with_its_dead_letters(app: App,
     assert messages(app, "lopri.dead") == 0
 
 
+@pytest.mark.usefixtures("still")
 def test_with_a_countdown_the_message_waits_on_the_ladder(app: App, add: Any) -> None:
     add.apply_async((2, 2), queue="lopri", countdown=10)
 
@@ -109,7 +110,7 @@ def test_a_batch_publishes_everything_by_its_end(app: App, add: Any, work: Work)
     assert batch.published == 250
     assert messages(app, "amqptasks") == 250
     work()
-    assert [result.get(timeout=5) for result in results] == [2 * number for number in range(250)]
+    assert [result.get(timeout=60) for result in results] == [2 * number for number in range(250)]
 
 
 def test_a_batch_names_the_messages_that_failed_and_sends_the_others(app: App, add: Any) -> None:
@@ -136,7 +137,7 @@ def test_waiting_inside_a_batch_sends_what_it_holds(app: App, add: Any, work: Wo
     with app.batch():
         result = add.delay(2, 2)
         worker.start()
-        value = result.get(timeout=5)
+        value = result.get(timeout=60)
     worker.join()
 
     assert value == 4

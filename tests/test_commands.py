@@ -125,7 +125,7 @@ def test_a_worker_answers_for_them_whatever_they_do(app: App) -> None:
         return x + y
 
     def one(command: str, **arguments: Any) -> Any:
-        [reply] = app.control.broadcast(command, arguments, reply=True, destination=[NODE], timeout=10.0)
+        [reply] = app.control.broadcast(command, arguments, reply=True, destination=[NODE], timeout=60.0)
         return reply[NODE]
 
     with app, running_worker(app):
@@ -134,4 +134,4 @@ def test_a_worker_answers_for_them_whatever_they_do(app: App) -> None:
         assert one("later") == {"1": "{'a set'}"}
         assert "TypeError" in one("double", m=1)["error"]
         assert one("dou") == {"error": "KeyError('dou')"}
-        assert add.delay(1, 2).get(timeout=10) == 3
+        assert add.delay(1, 2).get(timeout=60) == 3

@@ -87,7 +87,7 @@ def test_eta_may_be_seconds(app: App) -> None:
 
     eta = eta_of(app, eta=0.5)
 
-    assert timedelta(seconds=0.5) <= eta - before <= timedelta(seconds=10)
+    assert before <= eta - timedelta(seconds=0.5) <= datetime.now(UTC)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,7 @@ def test_what_would_expire_before_it_may_start_is_an_error_at_the_call(
     assert held(app) == {}
 
 
+@pytest.mark.usefixtures("still")
 def test_a_tasks_own_expires_counts_too(app: App) -> None:
     @app.task(expires=30)
     def brief() -> None: ...
@@ -120,6 +121,7 @@ def test_a_tasks_own_expires_counts_too(app: App) -> None:
     assert held(app) == {"amqptasks.delay.1.2": 1}
 
 
+@pytest.mark.usefixtures("still")
 def test_a_step_of_a_chain_that_came_too_late_does_not_fail_the_one_before(
     app: App, add: Any, work: Work
 ) -> None:
@@ -141,7 +143,7 @@ def test_what_expires_while_it_waits_for_a_free_slot_is_revoked(app: App, work: 
         ran.append(1)
 
     result = note.apply_async(expires=0.05)
-    delivery = work.take("amqptasks", 5)
+    delivery = work.take("amqptasks", 60)
     assert delivery is not None
     deadline = time.time() + 0.06
     while time.time() < deadline:
@@ -156,6 +158,7 @@ def test_what_expires_while_it_waits_for_a_free_slot_is_revoked(app: App, work: 
 # --- what a delay needs --------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("still")
 def test_after_the_first_a_delayed_publish_declares_nothing(
     app: App, add: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +184,7 @@ def test_a_delayed_call_to_an_exchange_that_is_missing_is_an_error_at_once(app: 
     assert held(app) == {}
 
 
+@pytest.mark.usefixtures("still")
 def test_a_ladder_that_somebody_deleted_is_made_again(app: App, add: Any) -> None:
     add.apply_async((1, 1), countdown=30)
     app.connection.delete_queue("amqptasks.delay.1.3")
@@ -190,6 +194,7 @@ def test_a_ladder_that_somebody_deleted_is_made_again(app: App, add: Any) -> Non
     assert held(app) == {"amqptasks.delay.1.3": 1}
 
 
+@pytest.mark.usefixtures("still")
 def test_a_batch_makes_it_again_too(app: App, add: Any) -> None:
     add.apply_async((1, 1), countdown=30)
     app.connection.delete_queue("amqptasks.delay.1.3")
@@ -200,6 +205,7 @@ def test_a_batch_makes_it_again_too(app: App, add: Any) -> None:
     assert held(app) == {"amqptasks.delay.1.3": 1}
 
 
+@pytest.mark.usefixtures("still")
 def test_a_priority_is_cut_to_what_keeps_a_rung_in_order(app: App, add: Any) -> None:
     add.apply_async((1, 1), countdown=30, priority=9)
     delivery = app.connection.get("amqptasks.delay.1.3")

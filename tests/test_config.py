@@ -536,7 +536,7 @@ def test_threads_read_one_whole_configuration() -> None:
         @property
         def task_serializer(self) -> str:
             started.set()
-            assert go.wait(5)
+            assert go.wait(60)
             return "yaml"
 
     started, go = threading.Event(), threading.Event()
@@ -547,10 +547,10 @@ def test_threads_read_one_whole_configuration() -> None:
 
     for reader in readers:
         reader.start()
-    assert started.wait(5)
+    assert started.wait(60)
     go.set()
     for reader in readers:
-        reader.join(5)
+        reader.join(60)
 
     assert seen == ["yaml"] * 8
 

@@ -155,7 +155,7 @@ def test_a_class_or_an_object_of_it_is_registered(app: App, work: Work, given: A
     result = add.delay(2, y=3)
     work(1)
 
-    assert result.get(timeout=5) == 5
+    assert result.get(timeout=60) == 5
     assert app.tasks["proj.add"] is add
     with pytest.raises(TypeError, match=r"proj.add\(x: .int., y: .int. = 1\)"):
         add.delay()
@@ -232,14 +232,14 @@ def test_update_state_reports_a_state_of_one_s_own(app: App, work: Work) -> None
     @app.task(bind=True, name="proj.upload")
     def upload(self: Task[..., Any]) -> str:
         self.update_state(state="PROGRESS", meta={"done": 1, "of": 3})
-        came.wait(20)  # only the newest is kept for who is not waiting yet
+        came.wait(60)  # only the newest is kept for who is not waiting yet
         self.update_state(state="PROGRESS", meta={"done": 2, "of": 3})
         return "all"
 
     result = upload.delay()
     thread = threading.Thread(target=work, args=(1,))
     thread.start()
-    value = result.get(timeout=30, on_message=on_message)
+    value = result.get(timeout=60, on_message=on_message)
     thread.join()
 
     assert value == "all"
@@ -300,7 +300,7 @@ def test_what_a_handler_raises_is_logged_and_changes_nothing(
     results = [divide.apply(args) if in_place else divide.delay(*args) for args in calls]
     work()
 
-    assert results[0].get(timeout=5) == 2
+    assert results[0].get(timeout=60) == 2
     assert [each.state for each in results] == ["SUCCESS", "FAILURE"]
     assert Careless.called == [
         "before_start",

@@ -324,8 +324,8 @@ def test_compose_starts_commands_of_ours_for_every_queue(app: App) -> None:
 
 def test_the_examples_tasks_run(app: App) -> None:
     with running_worker(app, queues=["short", "long"]):
-        assert app.tasks["proj.tasks.mail"].delay("a@example.org").get(timeout=10) == "sent to a@example.org"
-        assert app.tasks["proj.tasks.render"].delay(0).get(timeout=10) == 0
+        assert app.tasks["proj.tasks.mail"].delay("a@example.org").get(timeout=60) == "sent to a@example.org"
+        assert app.tasks["proj.tasks.render"].delay(0).get(timeout=60) == 0
 
 
 # --- Kubernetes ------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def test_connections_are_looked_at_around_each_task(app: App, told: Callable[[],
     app.autodiscover_tasks(["blog"])
 
     with running_worker(app):
-        app.tasks["blog.tasks.publish"].delay().get(timeout=5)
+        app.tasks["blog.tasks.publish"].delay().get(timeout=60)
 
     assert told() == ["setup", "close_all", "close_old_connections", "publish", "close_old_connections"]
 

@@ -35,6 +35,7 @@ from tests.support.pages import (
     blocks,
     commands,
     pages,
+    patient,
     without_blocks,
 )
 
@@ -197,11 +198,12 @@ def test_the_fixture_of_the_testing_page_works_under_pytest(tmp_path: Path) -> N
     """Defining a fixture proves little: the page's test file is given to pytest."""
     snippets = [block.text for block in blocks("docs/guide/testing.md") if block.language == "python"]
     (fixture,) = [text for text in snippets if "@pytest.fixture" in text]
-    (tmp_path / "test_shop.py").write_text(f"{snippets[0]}\n{fixture}")
+    (tmp_path / "test_shop.py").write_text(patient(f"{snippets[0]}\n{fixture}"))
+    (tmp_path / "conftest.py").write_text("from tests.support import machine\n\nmachine.forget()\n")
 
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(tmp_path)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=tmp_path, capture_output=True, text=True, timeout=200, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
     assert ran.returncode == 0, ran.stdout

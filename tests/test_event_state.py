@@ -37,6 +37,15 @@ def test_what_is_heard_late_undoes_nothing() -> None:
     assert (state.tasks["a"].state, state.tasks["a"].name, state.tasks["a"].queue) == ("SUCCESS", "add", "q")
 
 
+def test_that_a_call_was_sent_may_be_told_when_it_has_ended() -> None:
+    state = State()
+
+    told(state, "task-failed", at=1.0)
+    told(state, "task-sent", at=1.1, queue="q")
+
+    assert (state.tasks["a"].state, state.tasks["a"].queue) == ("FAILURE", "q")
+
+
 def test_a_retry_is_received_again() -> None:
     state = State()
 
@@ -61,12 +70,12 @@ def test_memory_is_bounded() -> None:
 def test_a_worker_is_alive_for_two_heartbeats() -> None:
     state = State()
 
-    state.event({"type": "worker-online", "hostname": "w@h", "freq": 2.0, "active": 1})
+    state.event({"type": "worker-online", "hostname": "w@h", "freq": 200.0, "active": 1})
     assert [worker.hostname for worker in state.alive_workers()] == ["w@h"]
-    state.workers["w@h"].heartbeats = [time.time() - 4.1]
+    state.workers["w@h"].heartbeats = [time.time() - 401]
     assert state.alive_workers() == []
 
-    state.event({"type": "worker-heartbeat", "hostname": "w@h", "freq": 2.0})
+    state.event({"type": "worker-heartbeat", "hostname": "w@h", "freq": 200.0})
     state.event({"type": "worker-offline", "hostname": "w@h"})
     assert state.alive_workers() == []
 

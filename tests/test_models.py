@@ -62,7 +62,7 @@ def test_arguments_are_made_and_checked_and_a_model_returned_is_plain_data(app: 
     work(1)
 
     assert seen == [(Order(id=7, lines=["a", "b"]), 2.5, None)]
-    assert result.get(timeout=5) == {"order": 7, "total": 5.0}
+    assert result.get(timeout=60) == {"order": 7, "total": 5.0}
 
 
 def test_what_is_no_such_model_fails_before_the_body_with_the_reason(app: App, work: Work) -> None:
@@ -77,7 +77,7 @@ def test_what_is_no_such_model_fails_before_the_body_with_the_reason(app: App, w
 
     assert ran == []
     with pytest.raises(RemoteError, match="unable to parse string as an integer") as raised:
-        result.get(timeout=5)
+        result.get(timeout=60)
     assert type(raised.value).__name__ == "ValidationError"
     assert result.state == states.FAILURE
 
@@ -168,8 +168,8 @@ def test_async_and_class_based_tasks_have_models_too(app: App, work: Work) -> No
     first, second = slow.delay(Order(id=1)), count.delay(Order(id=5))
     work(2)
 
-    assert first.get(timeout=5) == {"id": 2, "lines": []}
-    assert second.get(timeout=5) == 5
+    assert first.get(timeout=60) == {"id": 2, "lines": []}
+    assert second.get(timeout=60) == 5
 
 
 def test_retries_and_annotations_work_with_it(app: App, work: Work) -> None:

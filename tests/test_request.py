@@ -185,7 +185,7 @@ def test_in_place_and_outside_a_run(app: App, look: Any) -> None:
 
 
 def test_each_thread_sees_its_own(app: App, work: Work) -> None:
-    meet = threading.Barrier(2, timeout=10)
+    meet = threading.Barrier(2, timeout=60)
     seen: dict[int, tuple[str | None, list[Any]]] = {}
 
     @app.task(bind=True, name="proj.pair")
@@ -197,13 +197,13 @@ def test_each_thread_sees_its_own(app: App, work: Work) -> None:
     ids = [pair.delay(number).id for number in range(2)]
     threads = []
     for _ in range(2):
-        delivery = work.take("amqptasks", 5)
+        delivery = work.take("amqptasks", 60)
         assert delivery is not None
         threads.append(threading.Thread(target=copy_context().run, args=(Work(app).run, delivery)))
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
 
     assert seen == {0: (ids[0], [0]), 1: (ids[1], [1])}
 

@@ -40,7 +40,7 @@ def test_a_result_is_pending_until_it_has_come(app: App, add: Any, work: Work) -
     work(1)
 
     assert before == ("PENDING", "PENDING", False, None)
-    assert result.get(timeout=5) == 8
+    assert result.get(timeout=60) == 8
     assert (result.state, result.ready(), result.successful(), result.failed()) == (
         "SUCCESS",
         True,
@@ -57,7 +57,7 @@ def test_a_failure_is_raised_with_class_arguments_and_remote_traceback(
     work(1)
 
     with pytest.raises(builtins.TypeError) as caught:
-        result.get(timeout=5)
+        result.get(timeout=60)
 
     error = caught.value
     assert error.args == ("unsupported operand type(s) for +: 'int' and 'str'",)
@@ -71,14 +71,14 @@ def test_propagate_false_returns_the_exception(app: App, add: Any, work: Work) -
     result = add.delay(2, "2")
     work(1)
 
-    assert isinstance(result.get(timeout=5, propagate=False), builtins.TypeError)
+    assert isinstance(result.get(timeout=60, propagate=False), builtins.TypeError)
 
 
 def test_a_repeated_get_answers_again(app: App, add: Any, work: Work) -> None:
     result = add.delay(2, 2)
     work(1)
 
-    assert [result.get(timeout=5), result.get(), app.AsyncResult(result.id).get()] == [4, 4, 4]
+    assert [result.get(timeout=60), result.get(), app.AsyncResult(result.id).get()] == [4, 4, 4]
 
 
 def test_a_timeout_is_the_builtin_one_too(app: App, add: Any) -> None:
@@ -98,7 +98,7 @@ def test_an_ignored_result_says_so(app: App, add: Any, work: Work) -> None:
     assert result.ignored
     assert result.state == "PENDING"
     with pytest.raises(ResultIgnored, match="ignore_result=False"):
-        result.get(timeout=5)
+        result.get(timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_get_calls_back_with_id_and_value(app: App, add: Any, work: Work) -> Non
     result = add.delay(2, 2)
     work(1)
 
-    result.get(timeout=5, callback=lambda id, value: seen.append((id, value)))
+    result.get(timeout=60, callback=lambda id, value: seen.append((id, value)))
 
     assert seen == [(result.id, 4)]
 
@@ -178,7 +178,7 @@ def test_track_started_is_seen_before_the_value(app: App, work: Work) -> None:
     result = noop.delay()
     states: list[str] = []
     work(1)
-    result.get(timeout=5, on_message=lambda body: states.append(body["status"]))
+    result.get(timeout=60, on_message=lambda body: states.append(body["status"]))
 
     assert states[-1] == "SUCCESS"
     assert set(states) <= {"STARTED", "SUCCESS"}
@@ -189,7 +189,7 @@ def test_result_extended_brings_the_call_s_own_facts(app: App, add: Any, work: W
     id = add.delay(2, y=2).id
     work(1)
     result = app.AsyncResult(id)
-    result.get(timeout=5)
+    result.get(timeout=60)
 
     assert (result.name, result.args, result.kwargs) == ("proj.add", [2], {"y": 2})
     assert (result.worker, result.retries, result.queue) == ("w1@test", 0, "amqptasks")
@@ -198,7 +198,7 @@ def test_result_extended_brings_the_call_s_own_facts(app: App, add: Any, work: W
 def test_forget_drops_it(app: App, add: Any, work: Work) -> None:
     result = add.delay(2, 2)
     work(1)
-    result.get(timeout=5)
+    result.get(timeout=60)
 
     result.forget()
 
@@ -235,7 +235,7 @@ def test_a_group_gathers_in_order(app: App, add: Any, work: Work) -> None:
     group = GroupResult("g", results, app=app)
     work()
 
-    assert group.get(timeout=5) == [2 * number for number in range(20)]
+    assert group.get(timeout=60) == [2 * number for number in range(20)]
     assert (group.ready(), group.successful(), group.failed(), group.waiting()) == (True, True, False, False)
     assert (group.completed_count(), len(group), group[3].get()) == (20, 20, 6)
     assert group.join() == group.get()
@@ -246,8 +246,8 @@ def test_a_group_raises_the_first_failure_or_returns_it(app: App, add: Any, work
     work()
 
     with pytest.raises(builtins.TypeError):
-        group.get(timeout=5)
-    values = group.get(timeout=5, propagate=False)
+        group.get(timeout=60)
+    values = group.get(timeout=60, propagate=False)
 
     assert values[0] == 2
     assert isinstance(values[1], builtins.TypeError)
@@ -267,7 +267,7 @@ def test_iter_native_yields_each_as_it_ends(app: App, add: Any, work: Work) -> N
     results = [add.delay(number, 0) for number in range(3)]
     work()
 
-    ended = dict(GroupResult("g", results, app=app).iter_native(timeout=5))
+    ended = dict(GroupResult("g", results, app=app).iter_native(timeout=60))
 
     assert {id: body["result"] for id, body in ended.items()} == {
         result.id: number for number, result in enumerate(results)

@@ -106,7 +106,7 @@ def test_callbacks_are_called_as_results_arrive(app: App, backend: Counting) -> 
 
 
 def test_iter_native_yields_the_first_that_ends_first(app: App, backend: Counting) -> None:
-    arriving = ResultSet(results(app, "a", "b")).iter_native(timeout=5)
+    arriving = ResultSet(results(app, "a", "b")).iter_native(timeout=60)
     end(backend, "b", 2)
     first = next(arriving)
     end(backend, "a", 1)
@@ -189,7 +189,7 @@ def test_a_group_of_groups_is_one_pass_too(app: App, backend: Counting) -> None:
     inner = GroupResult("inner", results(app, "a", "b"), app=app)
     outer = GroupResult("outer", [inner, *results(app, "c")], app=app)
 
-    assert outer.get(timeout=10) == [[0, 1], 2]
+    assert outer.get(timeout=60) == [[0, 1], 2]
     assert backend.watched == [3]
     assert (outer.completed_count(), outer.successful()) == (2, True)
     assert str(inner) in repr(outer)
@@ -203,9 +203,9 @@ def test_a_group_of_groups_may_be_awaited_inside_a_task(app: App, backend: Count
     token = running.set(Request(id="t", task="proj.asks"))
     try:
         with pytest.raises(WouldDeadlock):
-            outer.get(timeout=5)
-        assert outer.get(timeout=5, disable_sync_subtasks=False) == [1, [2]]
-        assert asyncio.run(outer.aget(timeout=5, disable_sync_subtasks=False)) == [1, [2]]
+            outer.get(timeout=60)
+        assert outer.get(timeout=60, disable_sync_subtasks=False) == [1, [2]]
+        assert asyncio.run(outer.aget(timeout=60, disable_sync_subtasks=False)) == [1, [2]]
     finally:
         running.reset(token)
 
@@ -217,7 +217,7 @@ def test_a_group_is_saved_and_restored(app: App, backend: Counting) -> None:
     restored = GroupResult.restore("g", app=app)
 
     assert restored is not None
-    assert (restored.id, restored.get(timeout=10), restored.parent) == ("g", [1], "p")
+    assert (restored.id, restored.get(timeout=60), restored.parent) == ("g", [1], "p")
     restored.delete()
     assert GroupResult.restore("g", app=app) is None
 
@@ -256,7 +256,7 @@ def test_what_a_call_called_is_walked_from_the_nearest(tree: AsyncResult[Any]) -
         ("g", "b"),
         ("g", "c"),
     ]
-    assert [value for _, value in tree.collect(timeout=10)] == [0, 1, [2, 3], 4, 2, 3]
+    assert [value for _, value in tree.collect(timeout=60)] == [0, 1, [2, 3], 4, 2, 3]
     assert tree.get_leaf() == 3
     assert {str(node): [str(child) for child in below] for node, below in tree.graph.items()} == {
         "root": ["a", "g"],
@@ -308,7 +308,7 @@ def test_then_is_called_when_it_ends(app: App, backend: Counting, kind: str) -> 
     handle.then(lambda ended: (states_seen.append(ended.failed()), called.set()))
     end(backend, "a", ValueError("x"), states.FAILURE)
 
-    assert called.wait(5)
+    assert called.wait(60)
     assert states_seen == [True]
 
 

@@ -474,7 +474,7 @@ def test_threads_that_make_up_a_queue_get_the_same() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
 
     assert len(found) == 8
     assert len({id(one) for one in found}) == 1

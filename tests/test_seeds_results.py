@@ -39,7 +39,7 @@ def test_row_118_a_result_backend_knows_results_and_nothing_of_workers(broker: s
     add = app.task(name="proj.add", typing=False)(ran.append)
     add.delay(1)
     working(app)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not ran and time.monotonic() < deadline:
         time.sleep(0.01)
 
@@ -54,9 +54,9 @@ def test_rows_119_125_get_with_a_timeout_and_a_state_with_its_result(broker: str
     working(app)
     well, badly = divide.delay(4, 2), divide.delay(1, 0)
 
-    assert well.get(timeout=5) == 2
+    assert well.get(timeout=60) == 2
     assert (well.state, well.result, well.traceback) == ("SUCCESS", 2, None)
-    assert isinstance(badly.get(timeout=5, propagate=False), ZeroDivisionError)
+    assert isinstance(badly.get(timeout=60, propagate=False), ZeroDivisionError)
     assert isinstance(badly.result, ZeroDivisionError)
     assert "x / y" in str(badly.traceback)
 
@@ -66,7 +66,7 @@ def test_row_126_results_release_what_they_hold(stored: App, working: Working) -
     add = stored.task(name="web.add")(lambda x, y: x + y)
     working(stored)
     result = add.delay(2, 2)
-    result.get(timeout=5)
+    result.get(timeout=60)
 
     assert stored.AsyncResult(result.id).exists()
     result.forget()
@@ -80,9 +80,9 @@ def test_rows_127_to_129_rpc_sends_to_the_caller_alone(broker: str, working: Wor
     working(app)
     result = add.delay(2, 2)
 
-    assert (result.get(timeout=5), result.get(timeout=5)) == (4, 4)
+    assert (result.get(timeout=60), result.get(timeout=60)) == (4, 4)
     with pytest.raises(ResultElsewhere):
-        other.AsyncResult(result.id).get(timeout=5)
+        other.AsyncResult(result.id).get(timeout=60)
     other.close()
 
 
@@ -93,7 +93,7 @@ def test_rows_130_134_nothing_is_polled(broker: str, working: Working) -> None:
     result = add.delay(2, 2)
     working(app)
 
-    assert result.get(timeout=30, interval=3600) == 4
+    assert result.get(timeout=60, interval=3600) == 4
 
 
 def test_row_133_a_database_is_for_who_asks_later_from_elsewhere(
@@ -105,7 +105,7 @@ def test_row_133_a_database_is_for_who_asks_later_from_elsewhere(
     task_id = add.delay(2, 2).id
     other = App("web", broker=broker, backend=stored.conf.result_backend)
 
-    assert other.AsyncResult(task_id).get(timeout=5) == 4
+    assert other.AsyncResult(task_id).get(timeout=60) == 4
     other.close()
 
 
@@ -137,15 +137,15 @@ def test_row_137_the_six_states(broker: str, working: Working) -> None:
     def once_more(self: Task[..., bool]) -> bool:
         # It goes on when the state was seen: only the newest is kept for who is not waiting yet.
         if not self.request.retries:
-            raise self.retry(countdown=0, exc=RuntimeError(came["STARTED"].wait(5)))
-        return came["RETRY"].wait(5)
+            raise self.retry(countdown=0, exc=RuntimeError(came["STARTED"].wait(60)))
+        return came["RETRY"].wait(60)
 
     fails = app.task(name="proj.fails")(lambda: 1 / 0)
     results = [once_more.delay(), fails.delay(), fails.apply_async(expires=0.001)]
     time.sleep(0.002)
     pending = results[0].state
     working(app)
-    ResultSet(results).get(timeout=10, propagate=False, on_message=lambda state: came[state["status"]].set())
+    ResultSet(results).get(timeout=60, propagate=False, on_message=lambda state: came[state["status"]].set())
 
     assert pending == "PENDING"
     assert [name for name, event in came.items() if not event.is_set()] == []
@@ -160,7 +160,7 @@ def test_row_138_states_of_one_s_own(broker: str, working: Working) -> None:
     @app.task(name="proj.load", bind=True)
     def load(self: Task[..., int]) -> int:
         self.update_state(state="PROGRESS", meta={"done": 1})
-        came.wait(20)  # only the newest is kept for who is not waiting yet
+        came.wait(60)  # only the newest is kept for who is not waiting yet
         return 2
 
     def on_message(state: dict[str, Any]) -> None:
@@ -169,7 +169,7 @@ def test_row_138_states_of_one_s_own(broker: str, working: Working) -> None:
 
     result = load.delay()
     working(app)
-    result.get(timeout=30, on_message=on_message)
+    result.get(timeout=60, on_message=on_message)
 
     assert seen == [("PROGRESS", {"done": 1}), ("SUCCESS", 2)]
 
@@ -187,7 +187,7 @@ def test_row_139_abortable_tasks(broker: str, working: Working) -> None:
 
     assert result.state == ABORTED
     working(app)
-    assert result.get(timeout=5) == "stopped"
+    assert result.get(timeout=60) == "stopped"
 
 
 class Keeps(Exception):
@@ -212,8 +212,8 @@ def test_row_140_exceptions_keep_their_arguments(broker: str, working: Working, 
         raise Keeps(7, "x") if kind == "keeps" else Forgets(7, "x")
 
     working(app)
-    kept = fails.delay("keeps").get(timeout=5, propagate=False)
-    forgot = fails.delay("forgets").get(timeout=5, propagate=False)
+    kept = fails.delay("keeps").get(timeout=60, propagate=False)
+    forgot = fails.delay("forgets").get(timeout=60, propagate=False)
 
     assert (type(kept), kept.args, kept.code) == (Keeps, (7, "x"), 7)
     assert (type(forgot), forgot.args) == (Forgets, ("x",))

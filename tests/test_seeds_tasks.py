@@ -59,7 +59,7 @@ def test_row_56_a_task_is_made_of_any_callable_and_both_sends_and_runs(
 
     assert isinstance(task, Task)
     assert task(1, 2) == 2
-    assert task.delay(1, 2).get(timeout=5) == 2
+    assert task.delay(1, 2).get(timeout=60) == 2
 
 
 def test_row_57_the_unique_name_is_in_the_message(broker: str) -> None:
@@ -108,7 +108,7 @@ def test_row_58_a_task_beside_a_model_of_django(
     )
     working(names["app"])
 
-    names["create_user"].delay("ada", "secret").get(timeout=5)
+    names["create_user"].delay("ada", "secret").get(timeout=60)
 
     assert created == [{"username": "ada", "password": "secret"}]
 
@@ -182,7 +182,7 @@ def test_rows_62_to_65_a_bound_task_has_itself_its_request_a_logger_and_retry(
 
     result = names["add"].delay(2, 2)
 
-    assert result.get(timeout=5) == "sum of 2 and 2: 4"
+    assert result.get(timeout=60) == "sum of 2 and 2: 4"
     assert [record.getMessage() for record in caplog.records].count(result.id) == 2
 
 
@@ -229,7 +229,7 @@ def test_rows_67_68_a_base_class_handles_the_failure(
 
     result = names["add"].delay(1, 2)
     with pytest.raises(KeyError):
-        result.get(timeout=5)
+        result.get(timeout=60)
 
     assert capsys.readouterr().out == f"{result.id!r} failed: KeyError()\n"
 
@@ -255,8 +255,8 @@ def test_row_69_one_logger_a_module_serves_all_its_tasks(
     working(names["app"])
     caplog.set_level(logging.INFO)
 
-    names["add"].delay(2, 2).get(timeout=5)
-    names["mul"].delay(2, 2).get(timeout=5)
+    names["add"].delay(2, 2).get(timeout=60)
+    names["mul"].delay(2, 2).get(timeout=60)
 
     said = {r.getMessage(): r.task_name for r in caplog.records if r.name == "proj.tasks"}
     assert said == {"adding": "proj.tasks.add", "multiplying": "proj.tasks.mul"}
@@ -315,7 +315,7 @@ def test_rows_95_to_98_retry_sends_the_call_again_to_its_own_queue_after_its_own
 
     result = names["tweet"].apply_async(("hello",), queue="hipri")
 
-    assert result.get(timeout=10) == "hello"
+    assert result.get(timeout=60) == "hello"
     assert names["seen"] == [(result.id, "hipri", 0), (result.id, "hipri", 1)]
 
 
@@ -388,7 +388,7 @@ def test_rows_103_104_106_the_example_of_the_fail_whale(broker: str, working: Wo
     )
     working(names["app"])
 
-    failure = names["refresh_timeline"].delay("ada").get(timeout=10, propagate=False)
+    failure = names["refresh_timeline"].delay("ada").get(timeout=60, propagate=False)
 
     assert type(failure).__name__ == "FailWhaleError"
     assert names["runs"] == ["ada"] * 6
@@ -453,7 +453,7 @@ def test_row_146_the_final_state_is_recorded_by_who_traces_the_task(broker: str,
 
     working(app)
     good, bad = divide.delay(4, 2), divide.delay(4, 0)
-    good.get(timeout=5), bad.get(timeout=5, propagate=False)
+    good.get(timeout=60), bad.get(timeout=60, propagate=False)
     signals.task_postrun.disconnect(look)
 
     assert ended == [(good.id, states.SUCCESS), (bad.id, states.FAILURE)]
@@ -487,8 +487,8 @@ def test_rows_147_148_ignore_acknowledges_and_records_nothing_but_what_the_task_
     ignored = names["some_task"].apply_async(task_id="own revoke")
     working(names["app"])
 
-    assert names["get_tweets"].delay("ada").get(timeout=5) == ["ada"]
-    assert names["some_task"].delay().get(timeout=5) == "ran"
+    assert names["get_tweets"].delay("ada").get(timeout=60) == ["ada"]
+    assert names["some_task"].delay().get(timeout=60) == "ran"
     assert ignored.state == states.PENDING
     assert names["app"].connection.inspect("amqptasks").messages == 0
 
@@ -507,7 +507,7 @@ def test_rows_149_150_reject_is_the_broker_s_and_has_no_effect_without_acks_late
     working(app)
     result = render.delay()
     after = app.task(name="proj.after")(lambda: "after").delay()
-    after.get(timeout=5)
+    after.get(timeout=60)
 
     assert app.connection.inspect("amqptasks.dead").messages == dead
     assert (result.state == states.FAILURE) is late
@@ -529,7 +529,7 @@ def test_row_151_retry_tells_the_worker_that_the_task_is_retried(broker: str, wo
         told.append(reason)
 
     working(app)
-    value = fetch.delay().get(timeout=5)
+    value = fetch.delay().get(timeout=60)
     signals.task_retry.disconnect(look)
 
     assert value == "fetched"
@@ -574,7 +574,7 @@ def test_rows_152_153_a_task_is_one_object_a_process_and_keeps_what_it_opened(
     working(names["app"])
 
     for result in [names["process_rows"].delay() for _ in range(5)]:
-        result.get(timeout=5)
+        result.get(timeout=60)
 
     assert len(names["used"]) == 5
     assert set(names["used"]) == {(names["process_rows"], names["opened"][0])}
@@ -638,9 +638,9 @@ def test_rows_157_to_160_the_handlers(broker: str, working: Working) -> None:
     )
     working(names["app"])
 
-    names["divide"].delay(4, 2).get(timeout=5)
-    names["divide"].delay(4, 0).get(timeout=5, propagate=False)
-    names["divide"].delay(4, 2).get(timeout=5)  # handlers run before the result arrives
+    names["divide"].delay(4, 2).get(timeout=60)
+    names["divide"].delay(4, 0).get(timeout=60, propagate=False)
+    names["divide"].delay(4, 2).get(timeout=60)  # handlers run before the result arrives
 
     error = "ZeroDivisionError('division by zero')"
     assert [(word, *rest[:-1], list(rest[-1])) for word, *rest in names["told"][:5]] == [
@@ -693,8 +693,8 @@ def test_rows_161_to_163_a_request_class_of_one_s_own(
     working(names["app"])
 
     result = names["some_longrunning_task"].delay("k")
-    result.get(timeout=5, propagate=False)
-    names["some_longrunning_task"].delay("k").get(timeout=5, propagate=False)
+    result.get(timeout=60, propagate=False)
+    names["some_longrunning_task"].delay("k").get(timeout=60, propagate=False)
 
     told = names["proj_request"].told
     assert told[0] == ("failure", "proj.some_longrunning_task", result.id, "KeyError('k')")
@@ -717,7 +717,7 @@ def test_row_164_signals_of_the_worker_and_of_rejected_tasks(broker: str, workin
         signal.connect(listen)
     try:
         working(app)
-        refuse.delay().get(timeout=5, propagate=False)
+        refuse.delay().get(timeout=60, propagate=False)
     finally:
         for signal in wanted:
             signal.disconnect(listen)

@@ -368,7 +368,7 @@ def test_calls_made_in_a_run_know_their_parent_and_root(
     message = sent("inner")
 
     assert (message.parent_id, message.root_id) == (result.id, result.id)
-    assert result.get(timeout=5) is None
+    assert result.get(timeout=60) is None
     assert [child.id for child in result.children] == [message.id]
 
 
@@ -400,7 +400,7 @@ def test_update_state_arrives_before_the_result(app: App, work: Work) -> None:
     result = slow.delay()
     seen: list[tuple[str, Any]] = []
     work(1)
-    value = result.get(timeout=5, on_message=lambda body: seen.append((body["status"], body["result"])))
+    value = result.get(timeout=60, on_message=lambda body: seen.append((body["status"], body["result"])))
 
     assert value == "ready"
     assert seen[-1] == ("SUCCESS", "ready")
@@ -435,12 +435,13 @@ def test_a_retry_keeps_id_arguments_and_queue(app: App) -> None:
 
     before = datetime.now(UTC)
     retry = run_again(app, flaky, args=(1,), headers={"h": 1}, chain=[{"task": "next"}], group="g")
+    after = datetime.now(UTC)
     message = retry.call.message
 
     assert (message.id, message.retries, list(message.args), message.group) == ("t1", 1, [1], "g")
     assert message.headers == {"h": 1}
     assert message.chain == [{"task": "next"}]
-    assert timedelta(seconds=9) < message.eta - before < timedelta(seconds=11)
+    assert before <= message.eta - timedelta(seconds=10) <= after
     assert (retry.call.queue, retry.call.address.routing_key) == ("origin", "origin")
     assert str(retry) == "Retry in 10s: KeyError('k')"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +14,8 @@ from amqptasks.backends.base import Meta
 
 QUIET = 0.6
 """Seconds without news: who looks every 50 ms would wake up 12 times."""
+BEGUN = 0.2
+"""Seconds after which the wait has begun; where it has not, its beginning is counted."""
 
 
 def answer(app: App, result: AsyncResult[Any], value: Any) -> None:
@@ -32,22 +34,37 @@ def add(app: App) -> Any:
     return app.task(name="proj.add")(lambda x, y: x + y)
 
 
+def switches(thread: int) -> int:
+    """How often this thread of ours has gone to sleep so far."""
+    for line in Path(f"/proc/self/task/{thread}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "voluntary_ctxt_switches":
+            return int(value)
+    raise AssertionError("the system does not say")
+
+
 @pytest.mark.skipif(
-    not hasattr(resource, "RUSAGE_THREAD"), reason="this system does not count a thread's switches"
+    not Path("/proc/self/task").exists(), reason="this system does not count a thread's switches"
 )
-@pytest.mark.parametrize("timeout", [None, 10.0])
+@pytest.mark.parametrize("timeout", [None, 600.0])
 def test_a_wait_without_news_sleeps_through(app: App, timeout: float | None) -> None:
     result = add(app).delay(2, 2)
-    timer = threading.Timer(QUIET, answer, [app, result, 4])
+    waiting, slept = threading.get_native_id(), list[int]()
 
-    before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+    def look() -> None:
+        """From another thread, while nobody holds the interpreter: who waits for that goes to sleep, too."""
+        before = switches(waiting)
+        time.sleep(QUIET)
+        slept.append(switches(waiting) - before)
+        answer(app, result, 4)
+
+    timer = threading.Timer(BEGUN, look)
     timer.start()
     value = result.get(timeout=timeout)
-    slept = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
     timer.join()
 
     assert value == 4
-    assert slept < 10, f"woken {slept} times in {QUIET} s in which nothing came"
+    assert slept[0] < 10, f"woken {slept[0]} times in {QUIET} s in which nothing came"
 
 
 def test_who_waits_is_woken_when_the_value_comes(app: App) -> None:
@@ -61,9 +78,9 @@ def test_who_waits_is_woken_when_the_value_comes(app: App) -> None:
         result = task.delay(1, 0)
         timer = threading.Timer(0.01, send, [result])
         timer.start()
-        result.get(timeout=10)
+        result.get(timeout=60)
         took.append(time.monotonic() - sent[-1])
         timer.join()
 
-    # Who looks five times a second comes 100 ms late at the median; a noisy machine delays a few, not half of them.
-    assert sorted(took)[10] < 0.08, "the median of 21 waits, in seconds from sending to waking"
+    # Who looks five times a second begins with each wait and comes 190 ms late each time; a noisy machine delays some.
+    assert min(took) < 0.08, "the quickest of 21 waits, in seconds from sending to waking"

@@ -15,7 +15,7 @@ from amqptasks.transport import codec
 from amqptasks.worker.executor import Executor
 from amqptasks.worker.outcome import Cause, Outcome, Run
 
-LONGEST = 5.0
+LONGEST = 60.0
 
 
 def gone(app: App, queue: str) -> bool:
@@ -32,7 +32,7 @@ def called(delivery: Delivery) -> str:
 
 def eventually(condition: Callable[[], Any], what: str = "it did not come true in time") -> Any:
     """Wait for what other threads do; return what came of it."""
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + LONGEST
     while not (found := condition()):
         assert time.monotonic() < deadline, what
         time.sleep(0.005)

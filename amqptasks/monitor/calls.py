@@ -125,7 +125,7 @@ class Call:
         # Sender and worker are two connections: "sent" may be heard after "received", but undoes nothing.
         late = state in _ORDER and (
             (self.state in _ORDER and _ORDER.index(state) < _ORDER.index(self.state))
-            or (self.state in states.READY_STATES and at <= self.at)
+            or (self.state in states.READY_STATES and (at <= self.at or state == states.PENDING))
         )
         if not late:
             self.state = state

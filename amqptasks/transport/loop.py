@@ -213,6 +213,9 @@ class LoopLink:
                     await self._say_goodbye()
             except TimeoutError:
                 self._stream.abort()
+            except asyncio.CancelledError:
+                self._stream.abort()  # who waits no longer leaves no open socket behind
+                raise
         await asyncio.shield(self.lost)
 
     async def _say_goodbye(self) -> None:

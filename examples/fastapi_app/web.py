@@ -57,4 +57,4 @@ async def wait(id: str, seconds: float = 5) -> dict[str, int]:
 async def totals(articles: Annotated[list[str], Query()]) -> dict[str, int]:
     """Price every article side by side and add up: one canvas, published at once."""
     result = await chord([price.s(article, 1) for article in articles], total.s()).aapply_async()
-    return {"total": await result.aget(timeout=10)}
+    return {"total": await result.aget(timeout=30)}

@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import os
+import shlex
 import time
 from contextvars import ContextVar
 from typing import Any
@@ -19,6 +20,10 @@ whose: ContextVar[str] = ContextVar("whose", default="nobody")
 def write(path: str, line: str) -> None:
     with open(path, "a") as file:
         file.write(f"{line}\n")
+
+
+def there(path: str) -> bool:
+    return os.path.exists(path)
 
 
 class Noting(Task[..., Any]):
@@ -48,9 +53,12 @@ async def wait(seconds: float) -> float:
 
 
 @app.task(acks_late=True)
-async def persist(number: int, seconds: float) -> int:
+async def persist(number: int, seconds: float, go: str = "") -> int:
+    """Lasts so many seconds, and until there is the file, if one is named."""
     effects.add("S", number)
     await asyncio.sleep(seconds)
+    while go and not there(go):  # noqa: ASYNC110 (no loop is told of a file)
+        await asyncio.sleep(0.02)
     effects.add("F", number)
     return number
 
@@ -72,9 +80,11 @@ def who_in_a_thread(self, name: str) -> tuple[str, str, str]:
 
 
 @app.task
-async def block(seconds: float) -> str:
-    """Blocks its loop and every thread of its process: the interpreter's lock is kept."""
-    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+async def block(begun: str, go: str) -> str:
+    """Blocks its loop and every thread of its process until there is the file: the interpreter's lock is kept."""
+    script = 'touch "$0"; for _ in $(seq 600); do test -e "$1" && exit; sleep 0.1; done'
+    line = f"sh -c {shlex.quote(script)} {shlex.quote(begun)} {shlex.quote(go)}"
+    ctypes.PyDLL(None).system(line.encode())
     return "blocked"
 
 

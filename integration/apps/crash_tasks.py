@@ -54,7 +54,7 @@ def _ignore() -> None:
 def _wait() -> None:
     """Run until the file `go` is there."""
     tick = threading.Event()
-    for _ in range(6000):
+    for _ in range(30_000):
         if (FOLDER / "go").exists():
             return
         tick.wait(0.01)

@@ -81,13 +81,13 @@ def exits(number: int, status: int) -> None:
 
 
 @app.task
-def waits_for(number: int, path: str, seconds: float = 60.0) -> int:
+def waits_for(number: int, path: str, seconds: float = 300.0) -> int:
     """Run until the file `path` exists."""
     return _wait(number, path, seconds)
 
 
 @app.task(acks_late=True, reject_on_worker_lost=True)
-def waits_late_for(number: int, path: str, seconds: float = 60.0) -> int:
+def waits_late_for(number: int, path: str, seconds: float = 300.0) -> int:
     return _wait(number, path, seconds)
 
 

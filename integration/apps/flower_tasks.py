@@ -51,7 +51,7 @@ def held(path: str) -> str:
 
 @app.task(bind=True, base=AbortableTask)
 def patient(self: Any) -> str:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not self.is_aborted() and time.monotonic() < until:
         time.sleep(0.01)
     return "aborted" if self.is_aborted() else "nobody asked"

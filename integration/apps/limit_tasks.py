@@ -55,6 +55,15 @@ def plain(number: int, seconds: float = 0.0) -> int:
     return number
 
 
+@app.task(acks_late=True)
+def lasts(number: int, go: str) -> int:
+    """Runs until there is the file."""
+    note("S", "lasts", number)
+    while not os.path.exists(go):
+        time.sleep(0.05)
+    return number
+
+
 @app.task(acks_late=True, rate_limit="1/h")
 def hourly(number: int) -> None:
     note("S", "hourly", number)
@@ -87,7 +96,7 @@ def sleeps(number: int, seconds: float) -> str:
     return "slept"
 
 
-@app.task(soft_time_limit=0.5, time_limit=2.0)
+@app.task(soft_time_limit=0.5, time_limit=4.0)
 def ignores_the_soft_limit(number: int) -> None:
     note("S", "ignores_the_soft_limit", number)
     deadline = time.monotonic() + 60

@@ -8,6 +8,8 @@ from amqptasks import App, signals
 from amqptasks.worker.control import inspect_command
 
 app = App("owncommands")
+PATIENT = 60.0
+"""Seconds for a command: the first one waits for the start of its process."""
 
 
 @app.task
@@ -15,7 +17,7 @@ def add(x: int, y: int) -> int:
     return x + y
 
 
-@app.control_command(args=[("n", int), ("loud", bool)], signature="[N=1 [LOUD]]")
+@app.control_command(args=[("n", int), ("loud", bool)], signature="[N=1 [LOUD]]", time_limit=PATIENT)
 def increase(state: Any, n: int = 1, loud: bool = False) -> dict[str, Any]:
     """Say where and with what it was called.
 
@@ -24,19 +26,19 @@ def increase(state: Any, n: int = 1, loud: bool = False) -> dict[str, Any]:
     return {"ok": [n, loud, state.hostname, os.getpid()]}
 
 
-@inspect_command(name="where", alias="whereabouts", variadic="words")
+@inspect_command(name="where", alias="whereabouts", variadic="words", time_limit=PATIENT)
 def _where(state: Any, words: tuple[str, ...] = ()) -> dict[str, Any]:
     return {"app": state.app.main, "words": list(words)}
 
 
-@inspect_command(default_timeout=8.0)
+@inspect_command(default_timeout=8.0, time_limit=PATIENT)
 async def asked_back(state: Any) -> Any:
     """Ask the very worker that runs it."""
-    stats = state.app.control.inspect([state.hostname], timeout=7.0).stats()
+    stats = state.app.control.inspect([state.hostname], timeout=PATIENT / 2).stats()
     return {"pid": stats[state.hostname]["pid"]}
 
 
-@app.control_command
+@app.control_command(time_limit=PATIENT)
 def broken(state: Any) -> None:
     raise ValueError("not like this")
 
@@ -48,13 +50,13 @@ def hang(state: Any, n: int) -> None:
         time.sleep(n)
 
 
-@app.control_command
+@app.control_command(time_limit=PATIENT)
 def deadly(state: Any) -> None:
     """End its process."""
     os._exit(3)
 
 
-@app.inspect_command
+@app.inspect_command(time_limit=PATIENT)
 def large(state: Any, text: str = "") -> dict[str, Any]:
     """Answer with more than a datagram holds."""
     return {"size": len(text), "text": text or "x" * 300_000}

@@ -14,7 +14,7 @@ app = App("scaling")
 @app.task(acks_late=True)
 def held(folder: str, name: str) -> str:
     _note(folder, f"S {name}")
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not _let_go(folder, name) and time.monotonic() < until:
         time.sleep(0.02)
     _note(folder, f"F {name}")
@@ -24,7 +24,7 @@ def held(folder: str, name: str) -> str:
 @app.task(acks_late=True)
 async def aheld(folder: str, name: str) -> str:
     _note(folder, f"S {name}")
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not _let_go(folder, name) and time.monotonic() < until:  # noqa: ASYNC110 (no loop is told of a file)
         await asyncio.sleep(0.02)
     _note(folder, f"F {name}")

@@ -21,7 +21,7 @@ def note(path: str, line: object = "ran") -> None:
         file.write(f"{line}\n".encode())
 
 
-def wait_for(path: str, seconds: float = 20.0) -> None:
+def wait_for(path: str, seconds: float = 200.0) -> None:
     end = time.monotonic() + seconds
     while not Path(path).exists() and time.monotonic() < end:
         time.sleep(0.02)

@@ -64,7 +64,21 @@ def leader(beats: list[Process]) -> Process | None:
     return alive[-1] if alive else None
 
 
-def schedule(url: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "amqptasks", "-A", APP, "-b", url, "schedule", *arguments]
+def patient(*words: str, patience: float = 60.0) -> list[str]:
+    """`amqptasks ...`, but a beat may take longer to answer: how soon says how busy the machine is."""
+    program = (
+        "import sys, amqptasks.beat.asking as asking; "
+        f"asking.ask.__defaults__ = (*asking.ask.__defaults__[:-1], {patience}); "
+        "import amqptasks.cli.main as main; sys.exit(main.main())"
+    )
+    return [sys.executable, "-c", program, *words]
+
+
+def schedule(
+    url: str, *arguments: str, patience: float = 60.0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    command = patient("-A", APP, "-b", url, "schedule", *arguments, patience=patience)
     env = os.environ | {"PYTHONPATH": str(ROOT), "BEAT_ENTRIES": "2", "BEAT_EVERY": "3600"} | environment
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False
+    )

@@ -33,7 +33,7 @@ OPTIONS = (
     # Whatever the browser wants for itself, no other host has an address.
     "--host-resolver-rules=MAP * ~NOTFOUND, " + ", ".join(f"EXCLUDE {host}" for host in LOOPBACK),
 )
-PATIENCE = 15_000
+PATIENCE = 45_000
 """Milliseconds that a page may take for anything."""
 expect.set_options(timeout=PATIENCE)
 
@@ -57,7 +57,9 @@ def started() -> Iterator[Browser]:
     if why := missing():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=installed(), args=list(OPTIONS))
+        browser = playwright.chromium.launch(
+            executable_path=installed(), args=list(OPTIONS), timeout=4 * PATIENCE
+        )
         try:
             yield browser
         finally:

@@ -26,6 +26,15 @@ from .waiting import wait_until
 APP = "integration.apps.flower_tasks"
 NAMES = "integration.apps.flower_names"
 FIRST, SECOND = "first@here", "second@here"
+CELERY = """
+from celery.app.control import Control
+broadcast = Control.broadcast
+broadcast.__defaults__ = tuple(60.0 if type(each) is float else each for each in broadcast.__defaults__)
+from celery.__main__ import main
+main()
+"""
+"""The command, but that its control waits for the answer of whom it asks for longer than a second: a machine with one
+busy core takes that."""
 OTHER = "other"
 """The queue of the second worker; the first has the app's own."""
 
@@ -52,9 +61,9 @@ class Flower(Process):
     ) -> None:
         (port,) = free_ports(1)
         self.base = f"http://127.0.0.1:{port}"
-        # A second is what it gives a worker to answer, unless it is told more; a machine with one busy core takes it.
-        own = [f"--port={port}", "--address=127.0.0.1", "--inspect-timeout=3000"]
-        command = [sys.executable, "-m", "celery", *celery, "flower", *own]
+        # As long as that takes whoever asks all workers.
+        own = [f"--port={port}", "--address=127.0.0.1", "--inspect-timeout=6000"]
+        command = [sys.executable, "-c", CELERY, *celery, "flower", *own]
         env = {"FLOWER_UNAUTHENTICATED_API": "true"} | dict(env or {})
         super().__init__([*command, *options], ready="Connected to amqp", env=env, cwd=log.parent, log=log)
 
@@ -94,18 +103,22 @@ class Flower(Process):
         return found
 
     def online(self, *nodes: str) -> None:
-        """Return when it has heard of each of these workers, and none is offline."""
+        """Return when it has heard of each of these workers, none is offline, and each has answered it."""
 
         def alive() -> bool:
             status = self.get("/api/workers", status="true").json
             return all(status.get(node) for node in nodes)
 
         wait_until(alive, 20, lambda: self.get("/api/workers", status="true").text)
+        for node in nodes:
+            self.worker(node)
 
     def worker(self, node: str) -> dict[str, Any]:
         """What it knows of a worker, asked anew."""
-        found: dict[str, Any] = self.get("/api/workers", refresh="true", workername=node).json[node]
-        return found
+        # Twice: the first request may have joined what Flower had begun to ask before, for a page.
+        for _ in range(2):
+            found = self.get("/api/workers", refresh="true", workername=node).json
+        return dict(found[node])
 
 
 class Watched:
@@ -136,7 +149,7 @@ class Watched:
 
     def ask(self, command: str, node: str = FIRST, **arguments: Any) -> Any:
         """What a worker itself answers."""
-        return self.app.control.inspect([node], timeout=10.0).request(command, **arguments)[node]
+        return self.app.control.inspect([node], timeout=60.0).request(command, **arguments)[node]
 
     def end(self) -> None:
         for process in self._started:

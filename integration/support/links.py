@@ -19,7 +19,8 @@ TASKS = Queue("tasks", arguments={"x-queue-type": "quorum"})
 
 @contextlib.asynccontextmanager
 async def linked(url: str | Sequence[str], **options: Any) -> AsyncIterator[LoopLink]:
-    link = await connect(parse(url), **{"name": "amqptasks test", **options})
+    # The default of four seconds for an answer is less than a broker of a busy machine may take.
+    link = await connect(parse(url), **{"name": "amqptasks test", "timeout": 30.0, **options})
     try:
         yield link
     finally:

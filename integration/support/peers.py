@@ -53,7 +53,7 @@ class Way:
 def printed_queues(broker_url: str, folder: Path, app: str = OURS) -> str:
     """Run `amqptasks queues --celery` and return the file with what it printed."""
     command = [sys.executable, "-m", "amqptasks", "-A", app, "-b", broker_url, "queues", "--celery"]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert answer.returncode == 0, answer.stderr
     file = folder / "celery_queues.py"
     file.write_text(answer.stdout)

@@ -144,7 +144,7 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if self._popen is not None:
-            self._popen.wait(10)
+            self._popen.wait(10 * PATIENCE)
 
     def __enter__(self) -> Self:
         return self if self._popen is not None else self.start()

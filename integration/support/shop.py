@@ -26,13 +26,19 @@ LISTENS = r"amqptasks dashboard on (http://\S+?)/?\s"
 BAR = ".top, .skip"
 """The selector of what all pages have."""
 
+PATIENT = (
+    "import sys, amqptasks.cli.main as main, amqptasks.monitor.actions as actions; "
+    "actions.REPLY = actions.BEAT = 12.0; sys.exit(main.main())"
+)
+"""As `-m amqptasks`, but who is asked by a button may take longer: how soon says how busy the machine is."""
+
 Open = Callable[..., AbstractContextManager[Tab]]
 
 
 def dashboard(log: Path, broker_url: str, *words: str, app: str = APP, **env: str) -> Process:
     """`amqptasks -A app -b broker_url dashboard --port 0 ...`; `address` of it is known once it is started."""
     said = ["-A", app] if app else []
-    command = [sys.executable, "-m", "amqptasks", *said, "-b", broker_url, "dashboard", "--port", "0", *words]
+    command = [sys.executable, "-c", PATIENT, *said, "-b", broker_url, "dashboard", "--port", "0", *words]
     return Process(command, ready=LISTENS, log=log, env=env)
 
 
@@ -55,11 +61,11 @@ class Shop:
 
     def ask(self, command: str, node: str = NODE, **arguments: Any) -> Any:
         """What the worker itself answers."""
-        replies = self.app.control.broadcast(command, arguments, [node], reply=True, timeout=15.0, limit=1)
+        replies = self.app.control.broadcast(command, arguments, [node], reply=True, timeout=60.0, limit=1)
         return replies[0][node] if replies else None
 
     def api(self, path: str, base: str = "") -> Any:
-        with urllib.request.urlopen(f"{base or self.base}/api/{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"{base or self.base}/api/{path}", timeout=60) as answer:
             return json.load(answer)
 
     def known(self, task_id: str, state: str, base: str = "") -> dict[str, Any]:
@@ -84,7 +90,7 @@ class Shop:
         return self.app.connection.inspect(queue).messages
 
     def schedule(self) -> dict[str, dict[str, Any]]:
-        return {row["name"]: row for row in ask(self.app, "list")["entries"]}
+        return {row["name"]: row for row in ask(self.app, "list", timeout=60.0)["entries"]}
 
 
 @contextmanager
@@ -126,7 +132,7 @@ def calls(shop: Shop) -> dict[str, str]:
     dashboard_tasks.refuse.delay(8)
     for state, each in sent.items():
         shop.known(each, state)
-    flow.get(timeout=15)
+    flow.get(timeout=60)
     assert flow.parent is not None
     return sent | {"flow": flow.parent.id}
 

@@ -31,7 +31,7 @@ FORMAT = ResultFormat()
 
 @pytest.fixture
 def connection() -> Iterator[BlockingConnection]:
-    opened = BlockingConnection(opener(parse(f"memory://{uuid.uuid4()}")), timeout=5)
+    opened = BlockingConnection(opener(parse(f"memory://{uuid.uuid4()}")), timeout=60)
     yield opened
     opened.close()
 
@@ -73,7 +73,7 @@ def test_results_that_came_in_one_message_are_as_many(
         [Envelope(Address("", to), bundle.body, codec.decode_header(bundle.header), bundle.fate)]
     )
 
-    assert {meta.task_id: meta.result for meta in backend.watch(list(held), 5)} == {
+    assert {meta.task_id: meta.result for meta in backend.watch(list(held), 60)} == {
         "a": "aa",
         "b": "bb",
         "c": "cc",
@@ -111,7 +111,7 @@ def test_close_deletes_the_queue_when_nothing_is_expected(
     name = backend.reply_to()
     backend.expect("t1")
     answer(connection, backend, "t1", 4)
-    list(backend.watch(["t1"], 5))
+    list(backend.watch(["t1"], 60))
 
     backend.close()
 
@@ -176,7 +176,7 @@ def test_an_evicted_result_says_so(connection: BlockingConnection) -> None:
         answer(connection, backend, f"t{number}", number)
     marker = backend.expect("last")
     answer(connection, backend, "last", 0)
-    list(backend.watch(["last"], 5))
+    list(backend.watch(["last"], 60))
 
     with pytest.raises(ResultLost, match="nobody held its AsyncResult"):
         list(backend.watch(["t0"], None))
@@ -190,7 +190,7 @@ def test_what_somebody_holds_is_not_evicted(connection: BlockingConnection) -> N
     for number in range(50):
         answer(connection, backend, f"t{number}", number)
 
-    found = {meta.task_id: meta.result for meta in backend.watch([f"t{n}" for n in range(50)], 5)}
+    found = {meta.task_id: meta.result for meta in backend.watch([f"t{n}" for n in range(50)], 60)}
 
     assert found == {f"t{number}": number for number in range(50)}
     assert len(claims) == 50
@@ -213,7 +213,7 @@ def test_results_that_nobody_collects_leave_the_memory_flat_and_the_queue_empty(
             connection.publish([result_envelope(meta, reply_to, FORMAT) for meta in metas])
         kept = backend.expect("marker")
         answer(connection, backend, "marker", 1)
-        list(backend.watch(["marker"], 5))
+        list(backend.watch(["marker"], 60))
         del kept
         backend.forget("marker")
 
@@ -241,7 +241,7 @@ def test_a_body_that_is_not_accepted_is_an_error_for_who_asks(
     connection.publish([Envelope(Address("", reply_to), b"cos\nsystem\n.", properties)])
 
     with pytest.raises(ContentDisallowed):
-        list(backend.watch(["t1"], 5))
+        list(backend.watch(["t1"], 60))
     assert claim is not None
 
 
@@ -252,7 +252,7 @@ def test_a_result_is_found_by_the_task_id_in_its_body(
     meta = Meta(task_id="t1", status="SUCCESS", result=4, reply_to=backend.reply_to(), correlation_id="mine")
     backend.store(meta, lambda envelope: connection.publish([envelope]))
 
-    assert [found.result for found in backend.watch(["t1"], 5)] == [4]
+    assert [found.result for found in backend.watch(["t1"], 60)] == [4]
     assert claim is not None
 
 

@@ -28,7 +28,7 @@ from amqptasks.transport import codec, memory
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
-LONGEST = 30.0
+LONGEST = 60.0
 
 _numbers = itertools.count(1)
 

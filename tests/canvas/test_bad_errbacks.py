@@ -41,7 +41,7 @@ def test_a_failure_is_told_though_its_errback_takes_no_id(
     work.all()
 
     with pytest.raises(ValueError, match="no"):
-        result.get(timeout=10)
+        result.get(timeout=60)
     assert seen == [result.id], "the others are called all the same"
     assert "errback proj.takes_nothing could not be called" in caplog.text
 
@@ -57,6 +57,6 @@ def test_a_join_ends_though_an_errback_of_its_body_cannot_be_called(
     work(1, queue="amqptasks.internal")
 
     with pytest.raises(ChordError, match="raised ValueError"):
-        result.get(timeout=10)
+        result.get(timeout=60)
     assert work.outcomes[-1].state == "SUCCESS"
     assert app.connection.inspect("amqptasks.internal").messages == 0

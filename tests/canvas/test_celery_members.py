@@ -47,7 +47,7 @@ def test_a_member_that_failed_on_celery_s_worker_says_why_where_the_store_does(s
     work.close()
 
     with pytest.raises(ChordError, match=r"Dependency .* raised ValueError\('no such user'\)") as raised:
-        result.get(timeout=5)
+        result.get(timeout=60)
     assert result.parent[0].id in str(raised.value)
 
 
@@ -74,4 +74,4 @@ def test_a_member_that_failed_on_celery_s_worker_is_named_where_nothing_says_why
     with pytest.raises(
         ChordError, match=r"Dependency .* raised ChordError.*does not say why: see its own result"
     ):
-        result.get(timeout=5)
+        result.get(timeout=60)

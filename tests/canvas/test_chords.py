@@ -81,9 +81,9 @@ def test_each_member_leaves_its_part_and_the_last_count_fires(
 
     assert gone(app, queue)
     work()
-    assert result.get(timeout=10) == 3
+    assert result.get(timeout=60) == 3
     assert isinstance(result.parent, GroupResult)
-    assert result.parent.get(timeout=10) == [1, 2]
+    assert result.parent.get(timeout=60) == [1, 2]
 
 
 def test_a_chord_is_done_when_its_queue_is_gone(app: App, add: Any, total: Any, work: Work) -> None:
@@ -91,7 +91,7 @@ def test_a_chord_is_done_when_its_queue_is_gone(app: App, add: Any, total: Any, 
     work.all()
 
     assert not joining.unlock(app, result.parent.id, 1), "a late count finds no queue"
-    assert result.get(timeout=10) == 1
+    assert result.get(timeout=60) == 1
 
 
 def run_again(work: Work, deliveries: Sequence[Delivery]) -> None:
@@ -110,7 +110,7 @@ def test_doubles_do_not_fire_a_chord_and_do_not_count_twice(
     assert lying(app, queue_of(result)) == 5, "what was claimed too early lies there again"
     work.all()
 
-    assert result.get(timeout=10) == 7
+    assert result.get(timeout=60) == 7
 
 
 def test_a_double_after_the_end_brings_nothing_back(app: App, add: Any, total: Any, work: Work) -> None:
@@ -126,7 +126,7 @@ def test_a_double_after_the_end_brings_nothing_back(app: App, add: Any, total: A
     assert {parcel.fate for parcel in parcels if parcel.routing_key == queue_of(result)} == {"part"}
     bodies = [one for one in work.deliveries[ran:] if b"proj.total" in one.header]
     assert not bodies
-    assert result.get(timeout=10) == 3
+    assert result.get(timeout=60) == 3
 
 
 def test_a_join_that_is_repeated_publishes_the_same_body(app: App, add: Any, total: Any, work: Work) -> None:
@@ -163,7 +163,7 @@ def test_one_join_at_a_time(app: App, add: Any, total: Any, work: Work) -> None:
 
     joining._release(app, held)
     work.all()
-    assert result.get(timeout=10) == 1
+    assert result.get(timeout=60) == 1
 
 
 def test_a_join_that_gets_less_than_was_counted_is_tried_again(
@@ -181,7 +181,7 @@ def test_a_join_that_gets_less_than_was_counted_is_tried_again(
             joining.expired(app, result.parent.id, 1.0)
 
     work.all()
-    assert result.get(timeout=10) == 3
+    assert result.get(timeout=60) == 3
 
 
 def test_a_join_whose_connection_breaks_takes_the_parts_over_the_next_one(
@@ -203,7 +203,7 @@ def test_a_join_whose_connection_breaks_takes_the_parts_over_the_next_one(
     work.all()
 
     assert broken
-    assert result.get(timeout=10) == 3
+    assert result.get(timeout=60) == 3
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_body_that_cannot_be_called_fails_instead_of_waiting_for_ever(
     work.all()
 
     with pytest.raises(ChordError, match=f"chord .* cannot be given to its body: .*{said}"):
-        result.get(timeout=5)
+        result.get(timeout=60)
 
 
 def test_a_canvas_that_a_celery_worker_passes_on_and_that_cannot_be_sent_fails_too(
@@ -245,7 +245,7 @@ def test_a_canvas_that_a_celery_worker_passes_on_and_that_cannot_be_sent_fails_t
     work.all()
 
     with pytest.raises(ImproperlyConfigured, match="no serializer is named"):
-        result.get(timeout=5)
+        result.get(timeout=60)
 
 
 # --- shapes ---------------------------------------------------------------------------------------------------
@@ -255,21 +255,21 @@ def test_a_chord_of_nothing_calls_its_body_with_nothing(app: App, total: Any, wo
     result = chord([], total.s()).apply_async()
     work.all()
 
-    assert result.get(timeout=10) == 0
+    assert result.get(timeout=60) == 0
 
 
 def test_a_generator_is_a_header(app: App, add: Any, total: Any, work: Work) -> None:
     result = chord((add.s(n, n) for n in range(10)), total.s())()
     work.all()
 
-    assert result.get(timeout=10) == 90
+    assert result.get(timeout=60) == 90
 
 
 def test_a_chord_may_be_given_its_body_by_the_call(app: App, add: Any, total: Any, work: Work) -> None:
     result = chord(add.s(n) for n in range(4))(total.s())
     work.all()
 
-    assert result.get(timeout=10) == 6
+    assert result.get(timeout=60) == 6
 
 
 def test_a_chain_that_ends_in_a_group_gives_a_header_one_list(app: App, add: Any, work: Work) -> None:
@@ -279,14 +279,14 @@ def test_a_chain_that_ends_in_a_group_gives_a_header_one_list(app: App, add: Any
     result = chord(header, collect.s(index=0)).apply_async()
     work.all()
 
-    assert result.get(timeout=10) == [[42, 42]]
+    assert result.get(timeout=60) == [[42, 42]]
 
 
 def test_partial_arguments_go_to_the_header(app: App, add: Any, total: Any, work: Work) -> None:
     result = chord([add.s(1), add.s(2)], total.s()).apply_async((10,))
     work.all()
 
-    assert result.get(timeout=10) == 23
+    assert result.get(timeout=60) == 23
 
 
 def test_times_delay_the_header_and_other_options_go_to_all(app: App, add: Any, total: Any) -> None:
@@ -319,8 +319,8 @@ def test_a_failed_member_fails_the_body_and_names_itself(
     work.all()
 
     with pytest.raises(ChordError, match=r"Dependency me raised ValueError\('no'\)"):
-        result.get(timeout=10)
-    assert result.parent[2].get(timeout=10) == 2, "the others run on"
+        result.get(timeout=60)
+    assert result.parent[2].get(timeout=60) == 2, "the others run on"
 
 
 def test_the_body_s_errbacks_run_once_in_both_styles(
@@ -360,9 +360,9 @@ def test_a_revoked_member_fails_the_body(app: App, add: Any, total: Any, work: W
     work.all()
 
     with pytest.raises(ChordError, match="revoked"):
-        result.get(timeout=10)
+        result.get(timeout=60)
     with pytest.raises(TaskRevoked):
-        result.parent.get(timeout=10)
+        result.parent.get(timeout=60)
 
 
 @pytest.mark.parametrize("cause", [Cause.EXPIRED, Cause.REVOKED, Cause.TERMINATED])
@@ -388,7 +388,7 @@ def test_whatever_ends_a_member_from_outside_ends_its_chord(
         work.run(delivery, cause if called(delivery) == "proj.ended" else Cause.RUN)
 
     with pytest.raises(ChordError, match=r"Dependency .* raised"):
-        result.get(timeout=10)
+        result.get(timeout=60)
     assert gone(app, queue_of(result))
 
 
@@ -401,7 +401,7 @@ def test_a_member_that_ignores_itself_does_not_stall_the_chord(app: App, total: 
     work.all()
 
     with pytest.raises(ChordError, match="mine"):
-        result.get(timeout=10)
+        result.get(timeout=60)
 
 
 def test_a_member_that_nobody_knows_fails_the_body(app: App, total: Any, work: Work) -> None:
@@ -410,7 +410,7 @@ def test_a_member_that_nobody_knows_fails_the_body(app: App, total: Any, work: W
     work.all()
 
     with pytest.raises(ChordError, match=r"elsewhere\.unknown"):
-        result.get(timeout=10)
+        result.get(timeout=60)
 
 
 def test_values_that_are_too_large_together_are_a_chord_error(
@@ -421,7 +421,7 @@ def test_values_that_are_too_large_together_are_a_chord_error(
     work.all()
 
     with pytest.raises(ChordError, match="cannot be given to its body"):
-        result.get(timeout=10)
+        result.get(timeout=60)
 
 
 def test_a_body_that_is_too_large_is_refused_where_it_is_called(app: App, add: Any) -> None:
@@ -442,10 +442,10 @@ def test_a_timeout_fails_what_is_not_done(app: App, add: Any, total: Any, work: 
     work.all("amqptasks.internal")
 
     with pytest.raises(ChordError, match=r"1 of the 2 members .* within 0.01 s"):
-        result.get(timeout=10)
+        result.get(timeout=60)
     assert gone(app, queue_of(result))
     work.all()
-    assert result.parent.get(timeout=10) == [1, 2], "the members run on"
+    assert result.parent.get(timeout=60) == [1, 2], "the members run on"
 
 
 # --- growing --------------------------------------------------------------------------------------------------
@@ -462,7 +462,7 @@ def test_a_member_may_add_members(app: App, add: Any, work: Work) -> None:
     result = chord([grows.s(1), add.s(2)], collect.s(index=0)).apply_async()
     work.all()
 
-    assert result.get(timeout=10) == [1, 2, 101, 201]
+    assert result.get(timeout=60) == [1, 2, 101, 201]
 
 
 def test_outside_of_a_chord_nothing_can_be_added(app: App, add: Any, work: Work) -> None:
@@ -474,7 +474,7 @@ def test_outside_of_a_chord_nothing_can_be_added(app: App, add: Any, work: Work)
     work()
 
     with pytest.raises(ValueError, match="is in no chord"):
-        result.get(timeout=10)
+        result.get(timeout=60)
 
 
 # --- size -----------------------------------------------------------------------------------------------------
@@ -500,7 +500,7 @@ def test_a_chain_of_nine_chords_of_chords_stays_small(app: App, add: Any, total:
         sent = published(app, (), work)
         largest = max(len(parcel.body) for outcome in work.outcomes for parcel in outcome.publish)
         sizes[depth] = (largest, sent)
-        assert result.get(timeout=5) == 1
+        assert result.get(timeout=60) == 1
 
     print(f"largest message and all bytes of 3 and 9 chords of chords: {sizes}")
     # The client's own plan holds all steps; the largest message after it one less.
@@ -544,8 +544,8 @@ def test_what_replaces_a_task_is_no_double_of_it(app: App, add: Any) -> None:
 
     with running_worker(app):
         result = chord([falls.s(2)], falls.s(0).set(immutable=True)).apply_async()
-        assert result.get(timeout=10) == "down"
-        assert (falls.s(3) | add.s("!")).apply_async().get(timeout=10) == "down!"
+        assert result.get(timeout=60) == "down"
+        assert (falls.s(3) | add.s("!")).apply_async().get(timeout=60) == "down!"
 
 
 # --- beside Celery --------------------------------------------------------------------------------------------
@@ -569,7 +569,7 @@ def test_a_chord_in_a_chain_travels_as_a_call_that_any_worker_can_send(
     assert (step["task"], step["subtask_type"]) == ("amqptasks.chord", None)
     assert step["options"]["routing_key"] == "amqptasks.internal"
     assert (step["options"]["task_id"], step["options"]["reply_to"]) == (result.id, app.backend.reply_to())
-    assert result.get(timeout=10) == 23
+    assert result.get(timeout=60) == 23
 
 
 def test_a_worker_that_knows_no_chords_leaves_its_parts_by_its_callbacks(
@@ -583,7 +583,7 @@ def test_a_worker_that_knows_no_chords_leaves_its_parts_by_its_callbacks(
         app.signature(callback).apply_async((value,), parent_id=member.id)
     work.all()
 
-    assert result.get(timeout=10) == 30
+    assert result.get(timeout=60) == 30
 
 
 def test_a_failure_told_by_an_errback_names_the_member(app: App, add: Any, total: Any, work: Work) -> None:
@@ -594,7 +594,7 @@ def test_a_failure_told_by_an_errback_names_the_member(app: App, add: Any, total
     work.all()
 
     with pytest.raises(ChordError, match=f"Dependency {member.id} raised"):
-        result.get(timeout=10)
+        result.get(timeout=60)
 
 
 @pytest.mark.parametrize("as_group", [False, True])
@@ -614,7 +614,7 @@ def test_a_header_is_a_list_or_a_group(app: App, add: Any, total: Any, work: Wor
     result = app.signature(stored).apply_async()
     work.all()
 
-    assert result.get(timeout=10) == 3
+    assert result.get(timeout=60) == 3
 
 
 def test_apps_of_one_virtual_host_have_workers_of_their_own() -> None:
@@ -636,4 +636,4 @@ def test_chunks_run_in_one_call(app: App, add: Any, work: Work, name: str) -> No
     work.all()
 
     for result in results:
-        assert result.get(timeout=10) == [[2, 4], [6]]
+        assert result.get(timeout=60) == [[2, 4], [6]]

@@ -27,7 +27,7 @@ def dies(work: Work, delivery: Delivery) -> int:
         published = work.run(delivery, Cause.LOST).publish
         if [(each.exchange, each.routing_key) for each in published] != [("", delivery.queue)]:
             return deaths
-        found = work.take(delivery.queue, 5)
+        found = work.take(delivery.queue, 60)
         assert found is not None
         delivery = found
     raise AssertionError(f"{name} is followed by {called(delivery)}")
@@ -35,7 +35,7 @@ def dies(work: Work, delivery: Delivery) -> int:
 
 def taken(work: Work, task: str) -> Delivery:
     """The next of the workers' own calls, which is one of `task`."""
-    delivery = work.take(INTERNAL, 5)
+    delivery = work.take(INTERNAL, 60)
     assert delivery is not None
     assert called(delivery) == task
     return delivery
@@ -43,7 +43,7 @@ def taken(work: Work, task: str) -> Delivery:
 
 def passed_on(app: App, work: Work) -> None:
     """Do with the first step of a chain as a worker of Celery's: the next one is sent as a call."""
-    first = work.take("amqptasks", 5)
+    first = work.take("amqptasks", 60)
     assert first is not None
     message = protocol.decode(codec.unpack(first), accept=frozenset({"application/json"}), limit=1 << 20)
     *rest, step = message.chain or ()
@@ -84,9 +84,9 @@ def test_a_chord_whose_join_dies_again_and_again_fails(
     work.all()
 
     with pytest.raises(ChordError, match=r"join of the chord .* was given up: .*died 5 times"):
-        result.parent.get(timeout=10)
+        result.parent.get(timeout=60)
     with pytest.raises(ChordError):
-        result.get(timeout=10)
+        result.get(timeout=60)
     assert gone(app, queue)
     assert [style for style, _ in told] == ["new", "old"]
     assert app.connection.inspect(f"{INTERNAL}.dead").messages == 1
@@ -104,7 +104,7 @@ def test_an_errback_that_kills_whoever_tells_is_left_out_in_the_end(
     work.all()
 
     with pytest.raises(ChordError, match="given up"):
-        result.get(timeout=10)
+        result.get(timeout=60)
     assert [style for style, _ in told] == ["old"]
     assert "errback proj.new_style of" in caplog.text
 
@@ -131,7 +131,7 @@ def test_a_count_that_is_not_the_last_may_be_lost(app: App, add: Any, total: Any
     work.run(taken(work, GAVE_UP))
     work.all()
 
-    assert result.get(timeout=10) == 3
+    assert result.get(timeout=60) == 3
 
 
 def test_a_join_that_fails_for_good_fails_its_chord(
@@ -145,7 +145,7 @@ def test_a_join_that_fails_for_good_fails_its_chord(
     work.all()
 
     with pytest.raises(ChordError, match=r"the join of .* was given up: ZeroDivisionError\('a bug'\)"):
-        result.get(timeout=10)
+        result.get(timeout=60)
     assert gone(app, parts.queue_of(result.parent.id))
 
 
@@ -160,7 +160,7 @@ def test_the_end_of_a_timeout_that_dies_fails_its_chord(app: App, add: Any, tota
     work.all(INTERNAL)
 
     with pytest.raises(ChordError, match=r"the end of the timeout of the chord .* was given up"):
-        result.get(timeout=10)
+        result.get(timeout=60)
 
 
 def test_a_part_that_dies_fails_its_chord(app: App, add: Any, total: Any, work: Work) -> None:
@@ -176,7 +176,7 @@ def test_a_part_that_dies_fails_its_chord(app: App, add: Any, total: Any, work: 
     work.all(INTERNAL)
 
     with pytest.raises(ChordError, match=r"a part of the chord .* was given up"):
-        result.get(timeout=10)
+        result.get(timeout=60)
     assert gone(app, parts.queue_of(result.parent.id))
 
 
@@ -192,7 +192,7 @@ def test_a_chord_that_its_step_of_a_chain_cannot_send_fails(
 
     for each in (result, result.parent):
         with pytest.raises(WorkerLost, match="died 5 times"):
-            each.get(timeout=10)
+            each.get(timeout=60)
     assert [style for style, _ in told] == ["new", "old"]
 
 
@@ -208,7 +208,7 @@ def test_an_errback_that_kills_is_left_out_for_a_chord_that_was_never_sent_too(
     work.all()
 
     with pytest.raises(WorkerLost):
-        result.get(timeout=10)
+        result.get(timeout=60)
     assert [style for style, _ in told] == ["old"]
 
 
@@ -225,7 +225,7 @@ def test_a_chord_that_is_revoked_before_its_step_of_a_chain_sends_it_is_told_so(
     work.all()
 
     with pytest.raises(TaskRevoked):
-        result.get(timeout=10)
+        result.get(timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_other_built_in_tasks_that_lose_their_process_are_told_like_any_task(
 ) -> None:
     member = app.tasks[name].s(add.s(), [[1, 2]]).set(link_error=errbacks(app))
     result = chord([member, add.s(2)], total.s()).apply_async()
-    delivery = work.take("amqptasks", 5)
+    delivery = work.take("amqptasks", 60)
     assert delivery is not None
 
     work.run(delivery, Cause.LOST)
@@ -244,6 +244,6 @@ def test_other_built_in_tasks_that_lose_their_process_are_told_like_any_task(
 
     assert [style for style, _ in told] == ["new", "old"]
     with pytest.raises(ChordError, match="WorkerLost"):
-        result.get(timeout=10)
+        result.get(timeout=60)
     with pytest.raises(WorkerLost):
-        result.parent[0].get(timeout=10)
+        result.parent[0].get(timeout=60)

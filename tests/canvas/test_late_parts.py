@@ -25,13 +25,13 @@ def test_parts_wait_for_the_node_of_their_queue(app: App, add: Any, total: Any, 
     result = chord([add.s(number) for number in range(3)], total.s()).apply_async()
     broker.take_down(queue_of(result))
     with running_worker(app) as worker:
-        assert result.parent.get(timeout=10) == [0, 1, 2]
+        assert result.parent.get(timeout=60) == [0, 1, 2]
         with pytest.raises(TimeoutError):
             result.get(timeout=0.3)
         eventually(lambda: worker.counters.tasks[late_parts.LATE] > 3, "they are tried again")
         broker.bring_up(queue_of(result))
 
-        assert result.get(timeout=10) == 3
+        assert result.get(timeout=60) == 3
 
 
 def test_a_count_waits_for_the_node_too(
@@ -50,7 +50,7 @@ def test_a_count_waits_for_the_node_too(
     broker.bring_up(queue_of(result))
 
     work.all()
-    assert result.get(timeout=5) == 3
+    assert result.get(timeout=60) == 3
 
 
 def test_the_failure_of_a_chord_in_a_chord_waits_for_the_outer_one_s_node(
@@ -70,7 +70,7 @@ def test_the_failure_of_a_chord_in_a_chord_waits_for_the_outer_one_s_node(
             result.get(timeout=0.3)
         broker.bring_up(queue_of(result))
         with pytest.raises(ChordError, match="ValueError"):
-            result.get(timeout=10)
+            result.get(timeout=60)
 
 
 def test_a_double_of_a_part_is_dropped_when_its_chord_is_done(
@@ -80,7 +80,7 @@ def test_a_double_of_a_part_is_dropped_when_its_chord_is_done(
     work(2)
     part = next(each for outcome in work.outcomes for each in outcome.publish if each.fate == "part")
     work.all()
-    assert result.get(timeout=5) == 3
+    assert result.get(timeout=60) == 3
 
     call = late_parts.call(part, Address(parts.INTERNAL, parts.internal_key(app.conf)))
     app.connection.publish([call])
@@ -126,4 +126,4 @@ def test_the_failure_of_a_chord_waits_for_the_node_of_its_caller_s_queue(
         broker.bring_up(replies)
         work.all(parts.INTERNAL)
         with pytest.raises(ChordError, match="ValueError"):
-            result.get(timeout=10)
+            result.get(timeout=60)

@@ -98,7 +98,7 @@ def test_a_signature_sends_and_tilde_waits(app: App, add: Any, work: Work) -> No
     result = add.s(2).delay(3)
     work(1)
 
-    assert result.get(timeout=5) == 5
+    assert result.get(timeout=60) == 5
 
 
 def test_signatures_come_back_from_dictionaries(app: App, add: Any) -> None:
@@ -142,9 +142,9 @@ def test_a_chain_gives_each_value_to_the_next(app: App, add: Any, work: Work) ->
     ran = work()
 
     assert ran == 3
-    assert result.get(timeout=5) == 112
-    assert result.parent.get(timeout=5) == 12
-    assert result.parent.parent.get(timeout=5) == 2
+    assert result.get(timeout=60) == 112
+    assert result.parent.get(timeout=60) == 12
+    assert result.parent.parent.get(timeout=60) == 2
 
 
 def test_the_rest_of_a_chain_travels_reversed_with_ids(app: App, add: Any) -> None:
@@ -168,7 +168,7 @@ def test_a_failure_ends_the_chain_and_tells_the_last(app: App, add: Any, work: W
 
     assert ran == 1
     with pytest.raises(TypeError):
-        result.get(timeout=5)
+        result.get(timeout=60)
 
 
 def test_link_goes_to_the_last_and_link_error_to_every_step(app: App, add: Any) -> None:
@@ -183,7 +183,7 @@ def test_a_chain_of_one_is_its_task_and_an_empty_one_nothing(app: App, add: Any,
     work()
 
     assert result is not None
-    assert result.get(timeout=5) == 2
+    assert result.get(timeout=60) == 2
     assert not chain()
     assert chain()() is None
 
@@ -220,7 +220,7 @@ def test_a_group_runs_side_by_side_and_answers_in_order(app: App, add: Any, work
     result = group(add.s(number, number) for number in range(30))()
     work()
 
-    assert result.get(timeout=5) == [2 * number for number in range(30)]
+    assert result.get(timeout=60) == [2 * number for number in range(30)]
 
 
 def test_members_carry_group_and_index(app: App, add: Any) -> None:
@@ -241,7 +241,7 @@ def test_a_group_s_partial_arguments_go_to_every_member(app: App, add: Any, work
     result = group(add.s(1), add.s(2)).apply_async((10,))
     work()
 
-    assert result.get(timeout=5) == [11, 12]
+    assert result.get(timeout=60) == [11, 12]
 
 
 def test_a_group_takes_no_link(add: Any) -> None:
@@ -250,7 +250,7 @@ def test_a_group_takes_no_link(add: Any) -> None:
 
 
 def test_an_empty_group_answers_an_empty_list(app: App) -> None:
-    assert group(app=app).apply_async().get(timeout=10) == []
+    assert group(app=app).apply_async().get(timeout=60) == []
 
 
 def test_chunks_run_many_calls_in_few_messages(app: App, add: Any, work: Work) -> None:
@@ -258,15 +258,17 @@ def test_chunks_run_many_calls_in_few_messages(app: App, add: Any, work: Work) -
     ran = work()
 
     assert ran == 3
-    assert [value for part in result.get(timeout=5) for value in part] == [2 * number for number in range(25)]
+    assert [value for part in result.get(timeout=60) for value in part] == [
+        2 * number for number in range(25)
+    ]
 
 
 def test_map_and_starmap_are_one_call(app: App, add: Any, work: Work) -> None:
     mapped, starmapped = add.map([1, 2]).delay(), add.starmap([(1, 1), (2, 2)]).delay()
     work(2)
 
-    assert mapped.get(timeout=5) == [1, 2]
-    assert starmapped.get(timeout=5) == [2, 4]
+    assert mapped.get(timeout=60) == [1, 2]
+    assert starmapped.get(timeout=60) == [2, 4]
 
 
 def test_the_built_in_tasks_are_registered(app: App) -> None:
@@ -318,7 +320,7 @@ def test_groups_in_a_group_are_its_members(app: App, add: Any, work: Work) -> No
     result = group(add.s(1), group(add.s(2), group(add.s(3)))).apply_async()
     work.all()
 
-    assert result.get(timeout=10) == [1, 2, 3]
+    assert result.get(timeout=60) == [1, 2, 3]
     assert len(result) == 3
 
 
@@ -327,7 +329,7 @@ def test_the_only_member_s_group_is_the_result(app: App, add: Any, work: Work) -
     result = group(add.s(1) | group(add.s(1), add.s(2))).apply_async()
     work.all()
 
-    assert result.get(timeout=10) == [2, 3]
+    assert result.get(timeout=60) == [2, 3]
 
 
 def test_a_group_is_skewed(add: Any) -> None:
@@ -353,7 +355,7 @@ def test_partial_arguments_of_a_chain_go_to_the_first_step(app: App, add: Any, w
     work.all()
 
     assert result is not None
-    assert result.get(timeout=10) == 111
+    assert result.get(timeout=60) == 111
 
 
 def test_map_goes_where_its_task_goes(app: App, add: Any) -> None:
@@ -377,7 +379,7 @@ def test_freezing_gives_the_results_that_a_call_will_have(app: App, add: Any, to
     assert (called.id, called.parent.id) == (frozen.id, frozen.parent.id)
     assert [each.id for each in called.parent] == [each.id for each in frozen.parent]
     assert called.parent.parent.id == frozen.parent.parent.id
-    assert called.get(timeout=10) == 7
+    assert called.get(timeout=60) == 7
 
 
 def test_a_frozen_canvas_survives_json_and_keeps_its_ids(app: App, add: Any, total: Any) -> None:
@@ -460,8 +462,8 @@ def test_a_task_is_replaced_under_its_own_id(app: App, add: Any, work: Work) -> 
     result = (task.s(1) | add.s(100)).apply_async()
     work.all()
 
-    assert result.get(timeout=10) == 112
-    assert result.parent.get(timeout=10) == 12
+    assert result.get(timeout=60) == 112
+    assert result.parent.get(timeout=60) == 12
 
 
 def test_a_group_replaces_a_task_by_the_list_of_its_values(
@@ -472,8 +474,8 @@ def test_a_group_replaces_a_task_by_the_list_of_its_values(
     result, alone = (task.s(1) | total.s()).apply_async(), task.delay(5)
     work.all()
 
-    assert result.get(timeout=10) == 3
-    assert alone.get(timeout=10) == [5, 6]
+    assert result.get(timeout=60) == 3
+    assert alone.get(timeout=60) == [5, 6]
 
 
 def test_a_member_of_a_chord_is_replaced(app: App, add: Any, total: Any, work: Work) -> None:
@@ -482,7 +484,7 @@ def test_a_member_of_a_chord_is_replaced(app: App, add: Any, total: Any, work: W
     result = chord([task.s(1), add.s(5)], total.s()).apply_async()
     work.all()
 
-    assert result.get(timeout=10) == 7
+    assert result.get(timeout=60) == 7
 
 
 def test_callbacks_errbacks_and_stamps_go_to_the_replacement(app: App, add: Any, work: Work) -> None:
@@ -520,7 +522,7 @@ def test_an_empty_chain_replaces_nothing(app: App, work: Work) -> None:
     work.all()
 
     with pytest.raises(ImproperlyConfigured, match="empty chain"):
-        result.get(timeout=10)
+        result.get(timeout=60)
 
 
 def test_replacing_in_place(app: App, add: Any) -> None:
@@ -588,7 +590,7 @@ def test_stamps_survive_a_retry(app: App, work: Work) -> None:
     result = sig.delay()
     work(2)
 
-    assert result.get(timeout=10) == [["key"], {"key": 1}]
+    assert result.get(timeout=60) == [["key"], {"key": 1}]
 
 
 def plain(x: int) -> int:

@@ -16,7 +16,7 @@ from amqptasks.testing import RunningWorker, running_worker
 from amqptasks.waiting import home
 from tests.support.canvases import Failure, Tree, built, collected, expected, flat, register, seen, trees
 
-LONGEST = 10.0
+LONGEST = 60.0
 """Seconds that a canvas may take before it counts as stalled."""
 QUICK = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 

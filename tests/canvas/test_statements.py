@@ -59,22 +59,22 @@ def test_signatures_are_called_like_tasks(src: Any) -> None:
 
     res = s1.delay()
 
-    assert res.get(timeout=10) == 4
-    assert s1.apply_async().get(timeout=10) == 4
+    assert res.get(timeout=60) == 4
+    assert s1.apply_async().get(timeout=60) == 4
 
 
 def test_partial_signatures(src: Any) -> None:
     """An incomplete signature is completed by the call: add(8, 2)."""
     s2 = src.add.s(2)
 
-    assert s2.delay(8).get(timeout=10) == 10
+    assert s2.delay(8).get(timeout=60) == 10
 
 
 def test_groups_keep_the_order(src: Any) -> None:
     """A group runs a list of tasks in parallel; its results come in order."""
     add = src.add
 
-    assert group(add.s(i, i) for i in range(10))().get(timeout=10) == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
+    assert group(add.s(i, i) for i in range(10))().get(timeout=60) == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
 
 
 def test_partial_groups(src: Any) -> None:
@@ -83,15 +83,15 @@ def test_partial_groups(src: Any) -> None:
 
     g = group(add.s(i) for i in range(10))
 
-    assert g(10).get(timeout=10) == [10, 11, 12, 13, 14, 15, 16, 17, 18, 19]
+    assert g(10).get(timeout=60) == [10, 11, 12, 13, 14, 15, 16, 17, 18, 19]
 
 
 def test_chains(src: Any) -> None:
     """(4 + 4) * 8, written in two ways."""
     add, mul = src.add, src.mul
 
-    assert chain(add.s(4, 4) | mul.s(8))().get(timeout=10) == 64
-    assert (add.s(4, 4) | mul.s(8))().get(timeout=10) == 64
+    assert chain(add.s(4, 4) | mul.s(8))().get(timeout=60) == 64
+    assert (add.s(4, 4) | mul.s(8))().get(timeout=60) == 64
 
 
 def test_partial_chains(src: Any) -> None:
@@ -100,7 +100,7 @@ def test_partial_chains(src: Any) -> None:
 
     g = chain(add.s(4) | mul.s(8))
 
-    assert g(4).get(timeout=10) == 64
+    assert g(4).get(timeout=60) == 64
 
 
 def test_chords_over_the_default_backend(src: Any) -> None:
@@ -108,14 +108,14 @@ def test_chords_over_the_default_backend(src: Any) -> None:
     add, xsum = src.add, src.xsum
 
     assert src.app.conf.result_backend == "rpc://"
-    assert chord((add.s(i, i) for i in range(10)), xsum.s())().get(timeout=10) == 90
-    assert (group(add.s(i, i) for i in range(10)) | xsum.s())().get(timeout=10) == 90
+    assert chord((add.s(i, i) for i in range(10)), xsum.s())().get(timeout=60) == 90
+    assert (group(add.s(i, i) for i in range(10)) | xsum.s())().get(timeout=60) == 90
 
 
 def test_the_caller_of_an_unknown_name_learns_of_it(src: Any) -> None:
     """Instead of waiting for ever."""
     with pytest.raises(NotRegistered):
-        src.app.send_task("src.tasks.missing", (1,)).get(timeout=10)
+        src.app.send_task("src.tasks.missing", (1,)).get(timeout=60)
 
 
 def test_a_chain_instead_of_synchronous_subtasks(src: Any) -> None:
@@ -137,9 +137,9 @@ def test_a_chain_instead_of_synchronous_subtasks(src: Any) -> None:
     url = "a.html"
     result = (fetch_page.s(url) | parse_page.s() | store_page_info.s(url))()
 
-    assert result.parent.get(timeout=10) == "<A.HTML>"
+    assert result.parent.get(timeout=60) == "<A.HTML>"
     with pytest.raises(ResultIgnored):
-        result.get(timeout=10)
+        result.get(timeout=60)
     after = src.add.delay(1, 1)
-    after.get(timeout=10)
+    after.get(timeout=60)
     assert stored == ["a.html: <A.HTML>"]

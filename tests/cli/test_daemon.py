@@ -145,7 +145,7 @@ def test_what_keeps_a_process_from_the_background_is_one_line_and_its_own_exit_c
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
 

@@ -42,6 +42,7 @@ def test_one_that_cannot_start_is_left_alone(log, monkeypatch, tmp_path) -> None
 def test_it_ends_with_the_body(log, tmp_path, monkeypatch) -> None:
     (tmp_path / "shop.py").write_text("from amqptasks import App\n\napp = App('shop', broker='memory://')\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(embedded, "PATIENCE", 30.0)
     beat = EmbeddedBeat(["-A", "shop", "beat", "-q"])
     with beat:
         until(lambda: beat._process is not None)

@@ -75,6 +75,19 @@ def test_a_call_is_sent_before_all_else_whatever_the_clocks_say() -> None:
     assert detail.row.state == "STARTED"
 
 
+def test_that_a_call_was_sent_may_be_told_when_it_has_ended() -> None:
+    """It is told once the call has left: by a sender that was held up then, later than what a quick worker did."""
+    calls = taken(
+        event("received", "a", 10.0), event("failed", "a", 10.1), event("sent", "a", 10.2, name="t")
+    )
+
+    detail = calls.detail("a")
+
+    assert detail is not None
+    assert (detail.row.state, detail.row.name) == ("FAILURE", "t")
+    assert [state for state, _ in detail.timeline] == ["PENDING", "RECEIVED", "FAILURE"]
+
+
 def test_a_retry_begins_anew_and_its_steps_are_kept() -> None:
     calls = taken(
         event("received", "a", 1.0, name="t", retries=0),

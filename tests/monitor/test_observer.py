@@ -46,6 +46,12 @@ class Impostor:
             self.app.connection.submit([pidbox.reply(NODE, answer, request, clock=1)])
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who answers is waited for, however slow the machine is."""
+    monkeypatch.setattr("amqptasks.monitor.actions.REPLY", 60.0)
+
+
 @pytest.fixture
 def observer(app: App) -> Iterator[Observer]:
     with Observer(app, interval=0.05) as made:
@@ -196,7 +202,7 @@ def test_a_worker_is_asked_for_all_it_knows(app: App, observer: Observer, impost
         "conf": {"task_acks_late": True},
     }
 
-    detail = observer.worker(NODE)
+    detail = observer.worker(NODE, timeout=60.0)
 
     assert detail is not None
     assert [(call.id, call.started_at, call.pid) for call in detail.active] == [("a", 5.0, 9)]
@@ -306,17 +312,18 @@ def test_without_a_beat_the_schedule_says_so(app: App, observer: Observer) -> No
 
 
 def test_it_stops_at_once_and_begins_again(app: App) -> None:
-    observer = Observer(app, interval=30.0)
+    observer, before = Observer(app, interval=600.0), set(threading.enumerate())
     observer.start()
     observer.start()
     eventually(lambda: observer.overview().connected)
-    threads = [thread for thread in threading.enumerate() if thread.name == "amqptasks-observer"]
+    begun = set(threading.enumerate()) - before
+    threads = [thread for thread in begun if thread.name == "amqptasks-observer"]
 
     observer.stop()
     observer.stop()
 
     assert len(threads) == 1
-    threads[0].join(10)  # `stop` does not wait for long; its interval is 30 seconds
+    threads[0].join(100)  # `stop` does not wait for long; its interval is 600 seconds
     assert not threads[0].is_alive()
     assert not observer.overview().connected
     observer.start()
@@ -345,16 +352,19 @@ def test_bounds_are_above_zero(app: App, options: dict[str, Any]) -> None:
 
 
 def test_a_failure_of_the_watch_is_told_and_it_goes_on(app: App, monkeypatch, caplog) -> None:
-    whole, turns = observing.Known.turn, iter(range(3))
+    whole, seen, turned = observing.Known.turn, threading.Event(), threading.Event()
 
     def odd(self: Any, **given: Any) -> None:
-        if next(turns, None) == 2:
+        if not seen.is_set():
             raise RuntimeError("odd")
         whole(self, **given)
+        turned.set()
 
     monkeypatch.setattr(observing.Known, "turn", odd)
     with Observer(app, interval=0.02) as observer:
         eventually(lambda: "odd" in observer.overview().message)
+        seen.set()
+        assert turned.wait(60)
         eventually(lambda: observer.overview().connected)
 
 

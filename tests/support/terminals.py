@@ -52,7 +52,7 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
         os.close(self.master)
         os.close(self.slave)
 
@@ -101,7 +101,7 @@ class Terminal:
             self.drain(0.05)
         return self.frame
 
-    def wait_end(self, seconds: float = 30.0) -> int:
+    def wait_end(self, seconds: float = 60.0) -> int:
         """The exit code; what was written is read meanwhile, so that the program is not held up."""
         deadline = time.monotonic() + seconds
         while self.process.poll() is None:

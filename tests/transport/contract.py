@@ -24,7 +24,7 @@ from amqptasks.errors import (
 from amqptasks.transport.base import Connect, Consumer, Link
 from amqptasks.transport.codec import decode_header, pack
 
-LONGEST = 20.0
+LONGEST = 100.0
 
 QUORUM = {"x-queue-type": "quorum"}
 CLASSIC = {"x-queue-type": "classic"}
@@ -46,7 +46,7 @@ def on_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 async def until(condition: Callable[[], object], what: str = "") -> None:
     """Wait for what other callbacks of the loop, or the broker, will make true."""
-    deadline = asyncio.get_running_loop().time() + 10
+    deadline = asyncio.get_running_loop().time() + 60
     while not condition():
         assert asyncio.get_running_loop().time() < deadline, f"never came true: {what or condition}"
         await asyncio.sleep(0.005)

@@ -59,7 +59,7 @@ def test_arguments_that_cannot_be_written() -> None:
 
         assert link.fake.is_closed
 
-    asyncio.run(asyncio.wait_for(scenario(), 10))
+    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 def test_nobody_who_waits_for_the_answer() -> None:
@@ -74,4 +74,4 @@ def test_nobody_who_waits_for_the_answer() -> None:
         assert started.cancelled()
         assert link.fake.is_closed
 
-    asyncio.run(asyncio.wait_for(scenario(), 10))
+    asyncio.run(asyncio.wait_for(scenario(), 60))

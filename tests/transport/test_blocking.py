@@ -47,7 +47,7 @@ def open_connection(broker: MemoryBroker) -> Iterator[Callable[..., BlockingConn
     opened: list[BlockingConnection] = []
 
     def make(**options: object) -> BlockingConnection:
-        options = {"timeout": 10.0, "policy": QUICK, **options}
+        options = {"timeout": 60.0, "policy": QUICK, **options}
         connection = BlockingConnection(opener(parse(f"memory://{broker.name}")), **options)  # type: ignore[arg-type]
         opened.append(connection)
         return connection
@@ -56,7 +56,7 @@ def open_connection(broker: MemoryBroker) -> Iterator[Callable[..., BlockingConn
     broker.release_confirms()
     broker.unblock()
     for connection in opened:
-        connection.close(5)
+        connection.close(60)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def envelope(queue: str = "q", body: bytes = b"x", **properties: object) -> Enve
 
 
 def until(condition: Callable[[], object], what: str = "") -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, f"never came true: {what or condition}"
         threading.Event().wait(0.002)
@@ -83,7 +83,7 @@ def in_child(work: Callable[[], bool]) -> int:
     if not pid:
         code = 3
         try:
-            signal.alarm(20)
+            signal.alarm(100)
             code = 0 if work() else 1
         finally:
             os._exit(code)
@@ -141,7 +141,7 @@ def test_a_ticket_may_be_waited_for_again(connection: BlockingConnection, broker
     with pytest.raises(PublishTimeout):
         ticket.wait(0.01)
     broker.release_confirms()
-    ticket.wait(5)
+    ticket.wait(60)
 
     assert ticket.done
     ticket.wait()
@@ -159,7 +159,7 @@ def test_sixteen_threads_publish_at_once(connection: BlockingConnection) -> None
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
 
     assert len(set(confirmed)) == 1600
     assert connection.inspect("q").messages == 1600
@@ -179,7 +179,7 @@ def test_a_broker_that_is_down_fails_a_publish_with_the_reason_after_the_policys
     with pytest.raises(BrokerUnavailable, match="refused by the test"):
         connection.publish([envelope()])
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 50, "not only at its timeout"
 
 
 def test_a_refusal_for_good_fails_at_once(connection: BlockingConnection, broker: MemoryBroker) -> None:
@@ -223,7 +223,7 @@ def test_a_publish_in_doubt_returns_once_the_broker_has_it(
 
     broker.drop_connections()
     broker.release_confirms()
-    ticket.wait(5)
+    ticket.wait(60)
 
     assert connection.inspect("q").messages == 3  # doubled under one id, not lost
 
@@ -269,9 +269,9 @@ def test_who_publishes_more_than_there_is_room_for_waits(
     waiting = threading.Thread(target=lambda: tickets.append(connection.submit([envelope(body=b"x" * 900)])))
     waiting.start()
     broker.release_confirms()
-    waiting.join(5)
+    waiting.join(60)
     for ticket in tickets:
-        ticket.wait(5)
+        ticket.wait(60)
 
     assert len(tickets) == 6
     assert connection.inspect("q").messages == 6
@@ -302,7 +302,7 @@ def test_no_room_because_of_a_blocked_broker_says_so(
         connection.submit([envelope()], timeout=0.02)
 
     broker.unblock()
-    ticket.wait(5)
+    ticket.wait(60)
 
 
 def test_flush_waits_for_every_confirm(connection: BlockingConnection, broker: MemoryBroker) -> None:
@@ -312,7 +312,7 @@ def test_flush_waits_for_every_confirm(connection: BlockingConnection, broker: M
     too_early = connection.flush(0.01)
     broker.release_confirms()
 
-    assert (too_early, connection.flush(5)) == (False, True)
+    assert (too_early, connection.flush(60)) == (False, True)
     assert connection.pending == 0
 
 
@@ -374,7 +374,9 @@ def test_a_subscription_is_restored_after_an_outage_with_what_came_meanwhile(
     for number in range(3):
         broker.drop_connections()
         connection.publish([envelope("replies", b"%d" % number)])
-    until(lambda: len(received) == 3)
+        # Else the next outage may come between its delivery and the callback, and without an ack it is lost then.
+        until(lambda number=number: len(received) == number + 1)
+    until(lambda: len(story) >= 2)
 
     assert received == [b"0", b"1", b"2"]
     assert story[:2] == [ConnectionLost, True]
@@ -467,10 +469,10 @@ def test_a_callback_that_fails_or_waits_does_not_stop_the_others(
     connection.consume(Queue("replies"), accept)
     connection.publish([envelope("replies", b"1")])
     connection.publish([envelope("replies", b"2")])
-    until(lambda: len(received) == 2)
+    until(lambda: len(errors) == 2)
 
     assert all("callback" in str(error) for error in errors)
-    assert len(errors) == 2
+    assert received == [b"1", b"2"]
 
 
 # --- close, garbage, interrupts ------------------------------------------------------------------------------
@@ -483,7 +485,7 @@ def test_close_waits_for_confirms_and_a_later_use_opens_again(
     ticket = connection.submit([envelope()])
     threading.Timer(0.05, broker.release_confirms).start()
 
-    connection.close(5)
+    connection.close(60)
     ticket.wait(0)
     connection.publish([envelope()])
 
@@ -498,7 +500,7 @@ AT_EXIT = """
     from amqptasks.transport.blocking import BlockingConnection
     from amqptasks.transport.opening import opener
     from amqptasks.transport.url import parse
-    connection = BlockingConnection(opener(parse("memory://exit")), timeout=10)
+    connection = BlockingConnection(opener(parse("memory://exit")), timeout=60)
     connection.declare(Queue("q"))
     memory.broker("exit").block()
     ticket = connection.submit([Envelope(Address("", "q"), b"x", Properties())])
@@ -511,7 +513,7 @@ AT_EXIT = """
 def test_a_program_that_ends_waits_for_what_is_unconfirmed() -> None:
     program = [sys.executable, "-c", textwrap.dedent(AT_EXIT)]
 
-    run = subprocess.run(program, capture_output=True, text=True, timeout=30)
+    run = subprocess.run(program, capture_output=True, text=True, timeout=120)
 
     assert (run.stdout, run.stderr) == ("True []\n", "")
 
@@ -525,7 +527,7 @@ def test_close_fails_what_the_broker_does_not_answer(
     connection.close(0.05)
 
     with pytest.raises(ConnectionLost, match="may have arrived"):
-        ticket.wait(5)
+        ticket.wait(60)
 
 
 def test_every_publish_is_answered_while_others_close(connection: BlockingConnection) -> None:
@@ -549,7 +551,7 @@ def test_every_publish_is_answered_while_others_close(connection: BlockingConnec
         until(lambda before=before: len(answers) > before + 4)
     stop.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
 
     assert not any(thread.is_alive() for thread in threads)
     assert set(answers) <= {"confirmed", "ConnectionLost"}
@@ -593,7 +595,7 @@ def test_an_interrupt_ends_the_wait_and_nothing_else(
     broker.release_confirms()
     connection.publish([envelope()])
 
-    assert connection.flush(5)
+    assert connection.flush(60)
     assert connection.inspect("q").messages == 2
 
 
@@ -617,12 +619,12 @@ def test_a_forked_child_connects_anew_and_its_parent_goes_on(
         connection.declare(Queue("q"))  # a broker of its own: memory does not cross a fork
         connection.publish([envelope()])
         alone = connection.inspect("q").messages == 1
-        connection.close(5)
+        connection.close(60)
         return refused and alone
 
     code = in_child(child)
     broker.release_confirms()
-    ticket.wait(5)
+    ticket.wait(60)
 
     assert code == 0
     assert connection.inspect("q").messages == 2
@@ -635,7 +637,7 @@ def test_a_fork_in_the_midst_of_other_threads_leaves_no_lock_held(connection: Bl
     def hold() -> None:
         with connection._lock, io.room.lock:
             held.set()
-            release.wait(10)
+            release.wait(100)
 
     def child() -> bool:
         connection.declare(Queue("q"))
@@ -644,10 +646,10 @@ def test_a_fork_in_the_midst_of_other_threads_leaves_no_lock_held(connection: Bl
 
     holder = threading.Thread(target=hold)
     holder.start()
-    assert held.wait(10)
+    assert held.wait(60)
     code = in_child(child)
     release.set()
-    holder.join(10)
+    holder.join(60)
 
     assert code == 0
     connection.publish([envelope()])

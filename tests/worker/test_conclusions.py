@@ -42,7 +42,7 @@ def test_a_failure_over_the_limit_is_told_by_its_class_and_its_beginning(
     work()
 
     with pytest.raises(TooLarge, match=r"failed with ValueError.*broker_max_message_size.*'ä{9}"):
-        result.get(timeout=10)
+        result.get(timeout=60)
     assert largest(work) <= LIMIT
 
 
@@ -51,7 +51,7 @@ def test_a_failure_within_the_limit_is_told_as_it_is(app: App, fails: Any, work:
     work()
 
     with pytest.raises(ValueError, match=r"^ä{10}$"):
-        result.get(timeout=10)
+        result.get(timeout=60)
 
 
 def test_a_failure_over_the_limit_only_with_its_traceback_loses_the_traceback_s_beginning(
@@ -61,7 +61,7 @@ def test_a_failure_over_the_limit_only_with_its_traceback_loses_the_traceback_s_
     work()
 
     with pytest.raises(ValueError, match=f"^ä{{{LIMIT // 4}}}$"):
-        result.get(timeout=10)
+        result.get(timeout=60)
     assert "ValueError" in str(result.traceback)
     assert largest(work) <= LIMIT
 
@@ -73,7 +73,7 @@ def test_a_chord_is_told_of_a_large_failure_by_a_chord_error(app: App, fails: An
     work.all()
 
     with pytest.raises(ChordError, match=r"Dependency .* raised ValueError\('ä{900}"):
-        result.get(timeout=10)
+        result.get(timeout=60)
 
 
 def test_an_exception_that_cannot_be_shown_fails_its_chord_all_the_same(app: App, work: Work) -> None:
@@ -85,7 +85,7 @@ def test_an_exception_that_cannot_be_shown_fails_its_chord_all_the_same(app: App
     work.all()
 
     with pytest.raises(ChordError, match=r"Dependency .* raised <Rude, whose repr\(\) raised RuntimeError>"):
-        result.get(timeout=10)
+        result.get(timeout=60)
 
 
 @pytest.mark.parametrize("ignored", [False, True])
@@ -97,7 +97,7 @@ def test_a_part_over_the_limit_does_not_stall_its_chord(
     work.all()
 
     with pytest.raises(ChordError, match=r"failed with ValueError"):
-        result.get(timeout=10)
+        result.get(timeout=60)
     assert largest(work) <= LIMIT
 
 
@@ -114,7 +114,7 @@ def test_who_waits_is_told_when_what_follows_a_failure_cannot_be_written(
     work()
 
     with pytest.raises(RuntimeError, match="errbacks are broken"):
-        result.get(timeout=10)
+        result.get(timeout=60)
     [dead] = [each for each in work.outcomes[-1].publish if each.exchange == "amqptasks.dead"]
     assert dead.routing_key == "amqptasks"
 
@@ -130,7 +130,7 @@ def test_arguments_that_no_result_can_carry_are_told_as_text(app: App, work: Wor
     result = count.delay({1, 2}, by={3})
     work()
 
-    assert result.get(timeout=10) == 2
+    assert result.get(timeout=60) == 2
     assert result.args == "({1, 2},)"
     assert result.kwargs == "{'by': {3}}"
     assert result.worker == "w1@test"
@@ -147,5 +147,5 @@ def test_a_result_that_cannot_be_written_stays_a_failure_with_extended_results(a
     work()
 
     with pytest.raises(EncodeError, match="type set"):
-        result.get(timeout=10)
+        result.get(timeout=60)
     assert result.args == []

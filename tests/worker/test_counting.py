@@ -54,7 +54,7 @@ def after_a_moment(
             done(answer)
         return [*first, "|", *publisher.ids[len(first) :]]
 
-    return asyncio.run(asyncio.wait_for(scenario(), 10)), heard
+    return asyncio.run(asyncio.wait_for(scenario(), 60)), heard
 
 
 def test_one_count_stands_for_those_of_its_chord() -> None:
@@ -94,7 +94,7 @@ def test_a_count_waits_for_the_confirm_of_its_part() -> None:
         await publisher.until(4)
         assert publisher.ids == ["p1", "p2", "b.1", "a.1"]
 
-    asyncio.run(asyncio.wait_for(scenario(), 10))
+    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 def test_a_part_that_was_nacked_is_counted_once_it_is_there() -> None:
@@ -110,7 +110,7 @@ def test_a_part_that_was_nacked_is_counted_once_it_is_there() -> None:
         await publisher.until(3)
         assert publisher.ids == ["p1", "p1", "a.1"]
 
-    asyncio.run(asyncio.wait_for(scenario(), 10))
+    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 def test_all_hear_of_a_refusal() -> None:
@@ -130,7 +130,7 @@ def test_a_later_count_is_a_message_of_its_own() -> None:
             await publisher.until(number)
         return publisher.ids
 
-    assert asyncio.run(asyncio.wait_for(scenario(), 10)) == ["a.1", "a.2"]
+    assert asyncio.run(asyncio.wait_for(scenario(), 60)) == ["a.1", "a.2"]
 
 
 def test_a_part_that_found_no_queue_is_left_to_a_call_that_asks_why() -> None:
@@ -150,7 +150,7 @@ def test_a_part_that_found_no_queue_is_left_to_a_call_that_asks_why() -> None:
         await publisher.until(3)
         assert (publisher.ids[2], heard) == ("a.1", [None])
 
-    asyncio.run(asyncio.wait_for(scenario(), 10))
+    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 def test_a_part_that_not_even_a_call_can_save_is_told_as_it_is() -> None:
@@ -169,7 +169,7 @@ def test_a_part_that_not_even_a_call_can_save_is_told_as_it_is() -> None:
         publisher.posted[2][1](None)
         assert heard == [nowhere, None]
 
-    asyncio.run(asyncio.wait_for(scenario(), 10))
+    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 def test_only_parts_are_parts() -> None:
@@ -193,4 +193,4 @@ def test_only_parts_are_parts() -> None:
         await publisher.until(4)
         assert publisher.ids[3] == "a.1"
 
-    asyncio.run(asyncio.wait_for(scenario(), 10))
+    asyncio.run(asyncio.wait_for(scenario(), 60))

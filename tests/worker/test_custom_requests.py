@@ -106,7 +106,7 @@ def test_failure_retry_and_rejection_are_told(app: App, work: Work) -> None:
     for how in ("fail", "retry", "never", "again"):
         seen.clear()
         end.delay(how)
-        delivery = work.take("amqptasks", 5)
+        delivery = work.take("amqptasks", 60)
         assert delivery is not None
         work.run(delivery)
         assert seen[0][0] == "accepted"
@@ -135,7 +135,7 @@ def test_a_soft_limit_is_told_before_the_failure(app: App, work: Work) -> None:
 def test_a_hard_limit_is_told_where_the_obituary_is_written(app: App, work: Work) -> None:
     slow = app.task(name="proj.slow", base=Late)(lambda: None)
     slow.delay()
-    delivery = work.take("amqptasks", 5)
+    delivery = work.take("amqptasks", 60)
     assert delivery is not None
 
     Executor(app, "w1@test").run(Run(1, delivery, Cause.TIMEOUT, "2.5"), lambda parcels: None)
@@ -215,7 +215,7 @@ def test_a_hook_that_raises_is_logged_and_changes_nothing(
         result = app.task(name=name, Request=kind)(lambda: "fine").delay()
         with caplog.at_level(logging.ERROR):
             work(1)
-        assert result.get(timeout=5) == "fine"
+        assert result.get(timeout=60) == "fine"
         assert work.outcomes[-1].state == states.SUCCESS
 
     assert "on_accepted" in caplog.text
@@ -228,7 +228,7 @@ def test_it_may_run_the_task_its_own_way(app: App, work: Work) -> None:
     result = plain.delay(4)
     work(1)
 
-    assert result.get(timeout=5) == 8
+    assert result.get(timeout=60) == 8
 
 
 def test_it_knows_the_call(app: App) -> None:

@@ -14,6 +14,7 @@ from amqptasks.revokes import NAME, stream
 from amqptasks.transport.codec import encode_header
 from amqptasks.worker import following
 from amqptasks.worker.following import PREFETCH, Follower
+from tests.worker import virtual_time
 
 
 class Reader:
@@ -115,7 +116,12 @@ def numbered(count: int, prefix: str = "") -> list[bytes]:
 
 
 def run(scenario: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(Bench()), 20))
+    """In virtual time: of two timers the one that is due first is first, however slow the machine is."""
+
+    async def within() -> None:
+        await asyncio.wait_for(scenario(Bench()), 20)
+
+    virtual_time.run(within())
 
 
 @pytest.mark.parametrize("early", [False, True])

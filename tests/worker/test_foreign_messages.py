@@ -77,7 +77,7 @@ def test_the_eta_of_protocol_1_is_kept_though_it_stands_in_the_body(app: App) ->
     send(app, first(eta=due.replace(tzinfo=None).isoformat(), utc=True))
 
     with running_worker(app):
-        assert app.began.wait(10)  # type: ignore[attr-defined]
+        assert app.began.wait(60)  # type: ignore[attr-defined]
     [(_, began, _)] = app.ran  # type: ignore[attr-defined]
 
     assert began >= due.timestamp()

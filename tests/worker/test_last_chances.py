@@ -151,7 +151,7 @@ def test_everybody_is_told_once_and_it_is_a_dead_letter(
     errbacks = [app.tasks["proj.new_style"].s(), app.tasks["proj.old_style"].s()]
     member = chain(app.tasks["proj.kills"].s().set(link_error=errbacks), add.s(1))
     whole = chord([member], total.s()).apply_async()
-    delivery = work.take("amqptasks", 5)
+    delivery = work.take("amqptasks", 60)
     assert delivery is not None
 
     work.run(delivery, cause)
@@ -159,10 +159,10 @@ def test_everybody_is_told_once_and_it_is_a_dead_letter(
 
     assert heard == told
     with pytest.raises(ChordError, match="WorkerLost"):
-        whole.get(timeout=10)
+        whole.get(timeout=60)
     for each in (whole.parent[0], whole.parent[0].parent):
         with pytest.raises(WorkerLost):
-            each.get(timeout=10)
+            each.get(timeout=60)
     dead = app.connection.get("amqptasks.dead")
     assert dead is not None
     headers = codec.decode_header(dead.header).headers or {}
@@ -175,7 +175,7 @@ def test_a_join_that_ends_so_fails_its_chord(
 ) -> None:
     whole = chord([add.s(1)], total.s()).apply_async()
     work(1)
-    delivery = work.take("amqptasks.internal", 5)
+    delivery = work.take("amqptasks.internal", 60)
     assert delivery is not None
     assert called(delivery) == UNLOCK
 
@@ -183,4 +183,4 @@ def test_a_join_that_ends_so_fails_its_chord(
     work.all()
 
     with pytest.raises(ChordError, match="given up"):
-        whole.get(timeout=10)
+        whole.get(timeout=60)

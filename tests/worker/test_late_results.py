@@ -80,7 +80,7 @@ def after(
             await asyncio.wait(late.asking)
         return publisher, heard
 
-    return asyncio.run(asyncio.wait_for(scenario(), 10))
+    return asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 def test_a_caller_who_is_gone_is_asked_for_once() -> None:
@@ -167,7 +167,7 @@ def test_results_wait_for_the_node_of_their_queue(app: App, broker: MemoryBroker
         eventually(lambda: worker.counters.tasks[late_parts.RESULT] > 5, "one of the five is tried again")
         broker.bring_up(replies)
 
-        assert [result.get(timeout=10) for result in results] == [0, 2, 4, 6, 8]
+        assert [result.get(timeout=60) for result in results] == [0, 2, 4, 6, 8]
         assert worker.counters.undeliverable == 0
 
 
@@ -176,7 +176,7 @@ def test_a_result_for_nobody_is_counted_and_said_once(app: App, caplog: pytest.L
     with running_worker(app) as worker, caplog.at_level(logging.INFO):
         for number in range(3):
             double.apply_async((number,), reply_to="who.has.gone")
-        assert double.delay(4).get(timeout=10) == 8
+        assert double.delay(4).get(timeout=60) == 8
         eventually(lambda: worker.counters.undeliverable == 3, "the callers are found to be gone")
 
     assert caplog.text.count("dropped a result for who.has.gone") == 3

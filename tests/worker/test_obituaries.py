@@ -79,7 +79,7 @@ def test_at_the_limit_of_crashes_it_is_a_dead_letter_and_its_caller_is_told_once
     headers = codec.decode_header(app.connection.get("amqptasks.dead").header).headers
     assert (headers["x-amqptasks-reason"], headers["x-amqptasks-crashes"]) == ("crashed", 3)
     with pytest.raises(WorkerLost, match="died 3 times"):
-        result.get(timeout=5)
+        result.get(timeout=60)
 
 
 @pytest.mark.parametrize("name", ["late", "early"])
@@ -92,7 +92,7 @@ def test_by_default_the_caller_is_told_and_nothing_runs_again(app, calls, name):
     assert (outcome.verdict, outcome.state, len(outcome.publish)) == (Verdict.ACK, states.FAILURE, 1)
     assert app.connection.get("amqptasks") is None
     with pytest.raises(WorkerLost, match="SIGKILL"):
-        result.get(timeout=5)
+        result.get(timeout=60)
 
 
 def attempt(app, name, *, retries=0):
@@ -103,6 +103,7 @@ def attempt(app, name, *, retries=0):
     return result, outcome
 
 
+@pytest.mark.usefixtures("still")
 @pytest.mark.parametrize("name", ["retried", "early_retried"])
 def test_retry_on_worker_lost_is_a_retry_and_wins_over_reject_on_worker_lost(app, calls, name):
     result, outcome = attempt(app, name)
@@ -125,7 +126,7 @@ def test_retry_on_worker_lost_ends_at_max_retries(app, calls, name):
 
     assert (outcome.verdict, outcome.state, len(outcome.publish)) == (Verdict.ACK, states.FAILURE, 1)
     with pytest.raises(WorkerLost, match="SIGKILL"):
-        result.get(timeout=5)
+        result.get(timeout=60)
     assert Told.heard == [("on_failure", "WorkerLost")]
 
 

@@ -201,7 +201,7 @@ def test_they_wait_for_a_moment_only_and_one_alone_is_calm_again() -> None:
         await asyncio.sleep(0)
         publisher.flushed.clear()
         replies.post(result("next"), ignore)
-        await asyncio.wait_for(publisher.flushed.wait(), 10)
+        await asyncio.wait_for(publisher.flushed.wait(), 60)
         replies.post(result("calm"), ignore)
         await asyncio.sleep(0)
 

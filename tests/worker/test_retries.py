@@ -23,6 +23,7 @@ from amqptasks.testing import RunningWorker, running_worker
 from amqptasks.transport import codec
 from amqptasks.worker.executor import Executor
 from amqptasks.worker.outcome import Cause, Run, Verdict
+from tests.working import eventually
 
 
 def headers(parcel):
@@ -45,6 +46,7 @@ def fetch(app):
 # --- part of the outcome -------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("still")
 def test_the_next_attempt_comes_first_and_its_message_is_acknowledged_after_it(app, fetch):
     fetch.apply_async(headers={"tenant": "ada"})
 
@@ -79,12 +81,14 @@ def test_in_an_outage_the_next_attempt_waits_for_the_broker_and_is_no_dead_lette
 
     monkeypatch.setattr(app, "prepare", down)
 
+    before = datetime.now(UTC)
     outcome = executed(app, delivery)
+    after = datetime.now(UTC)
 
     again = outcome.publish[0]
     assert (outcome.state, again.exchange, again.routing_key) == (states.RETRY, "", delivery.queue)
     due = datetime.fromisoformat(headers(again)["eta"])
-    assert timedelta(seconds=15) < due - datetime.now(UTC) < timedelta(seconds=21)
+    assert before + timedelta(seconds=20) <= due <= after + timedelta(seconds=20)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +125,7 @@ def test_a_retry_that_cannot_be_sent_is_the_caller_s_failure(app, work):
     work(1)
 
     with pytest.raises(Exception, match="object"):
-        result.get(timeout=5)
+        result.get(timeout=60)
     assert result.state == states.FAILURE
 
 
@@ -139,7 +143,7 @@ def test_a_retry_by_hand_ends_at_max_retries_too(app, work):
 
     assert (runs, app.connection.get("amqptasks")) == ([0, 1, 2], None)
     with pytest.raises(MaxRetriesExceeded, match="retried 2 times"):
-        result.get(timeout=5)
+        result.get(timeout=60)
 
 
 # --- the rest of the chain -----------------------------------------------------------------------------------
@@ -235,18 +239,19 @@ def test_who_waits_for_an_ignored_task_sees_no_end_of_it(app, worker, state):
     with pytest.raises(TimeoutError):
         result.get(timeout=0.1)
 
-    assert result.state == (state or states.PENDING)
+    # The worker is done with it, the client's own thread perhaps not.
+    eventually(lambda: result.state == (state or states.PENDING))
     assert app.connection.inspect("amqptasks").messages == 0
 
 
 def test_an_ignored_task_may_have_stored_its_end_itself(app, worker):
     result = app.tasks["proj.ignore"].delay(states.SUCCESS)
 
-    assert result.get(timeout=5) == {"done": 1}
+    assert result.get(timeout=60) == {"done": 1}
 
 
 def test_a_late_rejected_task_is_redelivered(app, worker):
-    assert app.tasks["proj.once_more"].delay().get(timeout=5) == "came again"
+    assert app.tasks["proj.once_more"].delay().get(timeout=60) == "came again"
 
 
 def test_an_early_rejected_task_is_neither_requeued_nor_answered_and_warned_of_once(app, worker, caplog):

@@ -82,7 +82,7 @@ def test_any_exception_arrives(app: App, work: Work, case: str, serializer: str)
 
     result = fail.delay()
     work(1)
-    error = result.get(timeout=5, propagate=False)
+    error = result.get(timeout=60, propagate=False)
 
     assert result.state == states.FAILURE
     assert type(error).__name__ == name
@@ -108,6 +108,6 @@ def test_where_the_class_can_be_found_it_is_that_class(app: App, work: Work) -> 
         results.append(app.task(name=f"proj.fail{len(results)}", typing=False)(fail).delay())
     work(2)
 
-    first, second = [each.get(timeout=5, propagate=False) for each in results]
+    first, second = [each.get(timeout=60, propagate=False) for each in results]
     assert type(first) is TwoArguments
     assert isinstance(second, RemoteError)

@@ -38,9 +38,9 @@ def test_what_nobody_misses_does_not_keep_it(
     monkeypatch.setattr(worker, "LAST_CONFIRMS", 600.0)
     app = App("alone", broker=f"memory://{broker.name}", set_as_current=False)
 
-    with app, running_worker(app, timeout=30.0) as running:
+    with app, running_worker(app, timeout=100.0) as running:
         fault(broker)
-        asyncio.run_coroutine_threadsafe(post(running._worker), running._loop).result(10)
+        asyncio.run_coroutine_threadsafe(post(running._worker), running._loop).result(60)
 
 
 async def post(running: worker.Worker) -> None:

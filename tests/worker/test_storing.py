@@ -103,7 +103,7 @@ def test_a_late_acknowledged_task_s_result_waits_for_the_store(
 
     assert outcome.verdict is Verdict.ACK
     assert store.attempts == [states.SUCCESS] * 4
-    assert result.get(timeout=5) == 4
+    assert result.get(timeout=60) == 4
     assert "waits, its message unacknowledged: the store is down" in caplog.text
 
 
@@ -135,7 +135,7 @@ def test_a_soft_limit_that_ends_while_the_store_is_awaited_changes_nothing(
 
     assert rung
     assert outcome.state == states.SUCCESS
-    assert result.get(timeout=5) == 4
+    assert result.get(timeout=60) == 4
 
 
 def test_the_result_of_any_other_task_is_logged_as_lost_and_its_chain_goes_on(
@@ -172,7 +172,7 @@ def test_a_state_on_the_way_does_not_keep_a_task_from_running(
     run()
 
     assert store.attempts == [states.STARTED, states.SUCCESS]
-    assert result.get(timeout=5) == 4
+    assert result.get(timeout=60) == 4
 
 
 @pytest.mark.parametrize(("value", "error"), [("x" * 2000, TooLarge), ({1}, EncodeError)])
@@ -186,7 +186,7 @@ def test_what_the_store_never_takes_is_a_failure(
     result = large.delay()
 
     assert run().state == states.FAILURE
-    assert isinstance(result.get(timeout=5, propagate=False), error)
+    assert isinstance(result.get(timeout=60, propagate=False), error)
 
 
 def test_started_is_written_before_the_value(app: App, store: Flaky, run: Callable[[], Outcome]) -> None:
@@ -201,8 +201,16 @@ def test_started_is_written_before_the_value(app: App, store: Flaky, run: Callab
 
 
 def test_a_store_does_not_hold_up_the_loop(app: App, store: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storing, "PAUSE", 1.0)
     ticks: list[float] = []
+    sleep = time.sleep
+
+    def until_it_has_turned(seconds: float) -> None:
+        """The pause between two attempts: as long as the loop takes for a few turns."""
+        deadline = time.monotonic() + 60
+        while seconds and len(ticks) <= 5 and time.monotonic() < deadline:
+            sleep(0.001)
+
+    monkeypatch.setattr(storing.time, "sleep", until_it_has_turned)
 
     @app.task(acks_late=True)
     async def late() -> int:
@@ -233,7 +241,7 @@ def test_who_called_a_task_that_nobody_knows_is_told_by_the_store(
     result = app.send_task("proj.absent")
 
     assert run().state == states.REJECTED
-    assert isinstance(result.get(timeout=5, propagate=False), NotRegistered)
+    assert isinstance(result.get(timeout=60, propagate=False), NotRegistered)
 
 
 def test_the_rest_of_a_chain_is_told_by_the_store(app: App, store: Flaky, run: Callable[[], Outcome]) -> None:
@@ -248,8 +256,8 @@ def test_the_rest_of_a_chain_is_told_by_the_store(app: App, store: Flaky, run: C
     last = chain(fails.s(), after.s()).apply_async()
     run()
 
-    assert isinstance(last.get(timeout=5, propagate=False), ValueError)
-    assert isinstance(last.parent.get(timeout=5, propagate=False), ValueError)
+    assert isinstance(last.get(timeout=60, propagate=False), ValueError)
+    assert isinstance(last.parent.get(timeout=60, propagate=False), ValueError)
 
 
 @pytest.mark.parametrize(("late", "verdict"), [(True, Verdict.REQUEUE), (False, Verdict.ACK)])
@@ -306,7 +314,7 @@ def test_who_waits_is_told_by_the_store_when_what_follows_cannot_be_written(
 
     assert [each.exchange for each in outcome.publish] == ["amqptasks.dead"]
     for each in (last.parent, last):
-        assert isinstance(each.get(timeout=5, propagate=False), RuntimeError)
+        assert isinstance(each.get(timeout=60, propagate=False), RuntimeError)
 
 
 def test_a_chord_is_told_of_a_member_whose_outcome_cannot_be_written(
@@ -319,7 +327,7 @@ def test_a_chord_is_told_of_a_member_whose_outcome_cannot_be_written(
     work.all()
 
     with pytest.raises(ChordError, match="errbacks are broken"):
-        result.get(timeout=5)
+        result.get(timeout=60)
 
 
 def test_a_loss_is_said_when_not_even_the_failure_can_be_told(

@@ -93,7 +93,7 @@ def test_queues_that_are_set_after_the_setup_are_consumed(app: App) -> None:
     signals.celeryd_after_setup.connect(direct)
     try:
         with running_worker(app, hostname="w1@test"):
-            assert where.apply_async(queue="w1@test.dq").get(timeout=5) == "w1@test.dq"
+            assert where.apply_async(queue="w1@test.dq").get(timeout=60) == "w1@test.dq"
     finally:
         signals.celeryd_after_setup.disconnect(direct)
 

@@ -89,7 +89,7 @@ class PoolContract:
         for run in [*small[:10], *runs, *small[10:]]:
             pool.submit(run)
         await heard.ends(*runs, *small)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert heard.states(*runs) == [str(max(size, len(f"answer {size} ")))] * 4
         assert {len(heard.outcomes[run.key].publish[0].body) for run in runs} == {size}
@@ -105,7 +105,7 @@ class PoolContract:
         assert (pool.waiting, heard.order) == (1, [])
         pool.pause(False)
         await heard.ends(run)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert heard.states(run) == ["SUCCESS"]
 
@@ -121,7 +121,7 @@ class PoolContract:
         recalled = pool.recall()
         (tmp_path / "go").touch()
         await heard.ends(first)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert recalled == others
         assert heard.order == [("started", first.key), ("finished", first.key)]
@@ -139,7 +139,7 @@ class PoolContract:
         (tmp_path / "go").touch()
         await heard.ends(*runs)
         after = (dict(pool.running), pool.waiting)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert shown == (1, [runs[0].key], 3)
         assert after == ({}, 0)
@@ -166,7 +166,7 @@ class PoolContract:
         pool.submit(run)
         await heard.ends(run)
 
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert (tmp_path / "closed").read_text() == "closed\n"
 
@@ -175,7 +175,7 @@ class PoolContract:
         pool, unstarted = make(1), make(1)
         await pool.start(Heard())
 
-        answers = [await pool.stop(5), await pool.stop(0), await unstarted.stop(0)]
+        answers = [await pool.stop(60), await pool.stop(0), await unstarted.stop(0)]
 
         assert answers == [True, True, True]
 
@@ -191,7 +191,7 @@ class PoolContract:
         await until((tmp_path / "closed").exists)
         pool.submit(second)
         await heard.ends(second)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert heard.states(second) == ["SUCCESS"]
 
@@ -218,7 +218,7 @@ class PoolContract:
         for number in range(100):
             pool.hook("task_received", task(str(number)).delivery)
         pool.hook("nobody_listens")
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert noted.read_text().splitlines() == ["worker_ready", *(f"task_received {n}" for n in range(100))]
         assert heard.order == []
@@ -228,7 +228,7 @@ class PoolContract:
         pool = make(1, spec("proj", broker_url="amqp://here"))
 
         manifest = await pool.start(Heard())
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert manifest.app == "proj"
         assert manifest.settings["broker_url"] == "amqp://here"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from amqptasks.amqp import Delivery, Parcel
@@ -21,7 +24,8 @@ _keys = count(1)
 
 
 def spec(app: str = "fake", **settings: Any) -> LoadSpec:
-    return LoadSpec(LOADER, app, "w1@here", settings)
+    """Its children are waited for, however slowly a busy machine starts them."""
+    return LoadSpec(LOADER, app, "w1@here", {"worker_proc_alive_timeout": 60.0, **settings})
 
 
 def on_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -45,13 +49,30 @@ async def until(condition: Callable[[], object], what: str = "", longest: float 
         await asyncio.sleep(0.002)
 
 
+@contextlib.contextmanager
+def errors_in(path: Path) -> Iterator[Callable[[], str]]:
+    """Have this process, and all that it starts, write stderr there; give what reads it.
+
+    pytest's own file loses what another process writes while it is read.
+    """
+    kept = os.dup(2)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    try:
+        yield path.read_text
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 async def run_all(pool: Pool, heard: Heard, *runs: Run) -> None:
     """Start the pool, have it run these to their ends, and stop it."""
     await pool.start(heard)
     for run in runs:
         pool.submit(run)
     await heard.ends(*runs)
-    await pool.stop(5)
+    await pool.stop(60)
 
 
 def task(body: str | bytes, *, header: bytes = b"header", **options: Any) -> Run:

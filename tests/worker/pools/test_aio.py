@@ -13,7 +13,7 @@ from amqptasks.worker.outcome import Cause
 from amqptasks.worker.pools.aio import CONCURRENCY, AsyncioPool
 
 from .contract import Make, PoolContract, loads
-from .hearing import Heard, on_loop, run_all, spec, task, until
+from .hearing import Heard, errors_in, on_loop, run_all, spec, task, until
 
 
 class TestAsyncioPool(PoolContract):
@@ -32,7 +32,7 @@ class TestAsyncioPool(PoolContract):
         await until(lambda: len(pool.running) == 300)
         (tmp_path / "go").touch()
         await heard.ends(*runs)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert len(set(heard.starts.values())) == 1
 
@@ -48,7 +48,7 @@ class TestAsyncioPool(PoolContract):
         recalled = pool.recall()
         (tmp_path / "go").touch()
         await heard.ends(*runs[:3])
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert recalled == runs[3:]
 
@@ -64,7 +64,7 @@ class TestAsyncioPool(PoolContract):
         running = list(pool.running)
         (tmp_path / "go").touch()
         await heard.ends(blocking)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert running == [blocking.key]
 
@@ -91,7 +91,7 @@ class TestAsyncioPool(PoolContract):
         pool.submit(other)
         pool.submit(run)
         await heard.ends(run, other)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert heard.losses == {run.key: ("0.05", False, Cause.TIMEOUT)}
         assert heard.states(other) == ["SUCCESS"]
@@ -108,7 +108,7 @@ class TestAsyncioPool(PoolContract):
 
         answers = pool.terminate(run.key, "because"), pool.terminate(12345, "because")
         await heard.ends(run, other)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert answers == (True, False)
         assert heard.losses == {run.key: ("because", False, Cause.TERMINATED)}
@@ -126,7 +126,7 @@ class TestAsyncioPool(PoolContract):
         for run in runs:
             pool.terminate(run.key, "because")
         await heard.ends(*runs)
-        clean = await pool.stop(5)
+        clean = await pool.stop(60)
 
         assert set(heard.losses.values()) == {("because", False, Cause.TERMINATED)}
         assert clean
@@ -143,7 +143,7 @@ class TestAsyncioPool(PoolContract):
         pool.submit(later)
         await heard.ends(run, later)
         (tmp_path / "go").touch()
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert heard.losses == {run.key: (f"{0.01:g}", False, Cause.TIMEOUT)}
         assert heard.states(later) == ["SUCCESS"]
@@ -159,7 +159,7 @@ class TestAsyncioPool(PoolContract):
         pool.terminate(run.key, "because")
         (tmp_path / "go").touch()
         await heard.ends(run)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert heard.states(run) == ["SUCCESS"]
 
@@ -175,7 +175,7 @@ class TestAsyncioPool(PoolContract):
         pool.submit(later)
         os.kill(pool.pids[0], signal.SIGKILL)  # type: ignore[attr-defined]
         await heard.ends(bystander, victim, later)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert [heard.losses[run.key][1] for run in (bystander, victim)] == [True, True]
         assert heard.states(later) == ["SUCCESS"]
@@ -189,7 +189,7 @@ class TestAsyncioPool(PoolContract):
         await heard.ends(run)
         pool.submit(later)
         await heard.ends(later)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert "3" in heard.losses[run.key][0]
 
@@ -217,7 +217,7 @@ class TestAsyncioPool(PoolContract):
         for run in runs:
             pool.submit(run)
             await heard.ends(run)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert [run.key for run in runs if run.key not in heard.starts] == []
 
@@ -240,7 +240,7 @@ class TestAsyncioPool(PoolContract):
         after = task("rest 0")
         pool.submit(after)
         await heard.ends(after)
-        clean = await pool.stop(5)
+        clean = await pool.stop(60)
 
         causes = {cause for _, innocent, cause in heard.losses.values() if not innocent}
         states = {outcome.state for outcome in heard.outcomes.values()}
@@ -263,7 +263,7 @@ class TestAsyncioPool(PoolContract):
         await heard.ends(other)
         (tmp_path / "go").touch()
         await heard.ends(run)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert heard.states(run, other) == ["SUCCESS", "SUCCESS"]
 
@@ -275,26 +275,22 @@ class TestAsyncioPool(PoolContract):
         assert heard.states(run) == ["3"]
 
     @on_loop
-    async def test_a_dump_shows_where_coroutines_wait(
-        self, make: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-    ) -> None:
+    async def test_a_dump_shows_where_coroutines_wait(self, make: Make, tmp_path: Path) -> None:
         pool, heard, runs = make(3), Heard(), [task(f"wait {tmp_path}/go") for _ in range(3)]
-        await pool.start(heard)
-        for run in runs:
-            pool.submit(run)
-            await heard.begins(run)
+        with errors_in(tmp_path / "stderr") as said:
+            await pool.start(heard)
+            for run in runs:
+                pool.submit(run)
+                await heard.begins(run)
 
-        pool.dump()
-        said = ""
-        while "await asyncio.sleep(0.02)" not in said:
-            await asyncio.sleep(0.01)
-            said += capfd.readouterr().err
+            pool.dump()
+            await until(lambda: "await asyncio.sleep(0.02)" in said(), "where they wait")
         (tmp_path / "go").touch()
         await heard.ends(*runs)
-        await pool.stop(5)
+        await pool.stop(60)
 
-        assert f"--- coroutines of runs {', '.join(str(run.key) for run in runs)}" in said
-        assert "fake_app.py" in said
+        assert f"--- coroutines of runs {', '.join(str(run.key) for run in runs)}" in said()
+        assert "fake_app.py" in said()
 
     @on_loop
     async def test_resizing_keeps_the_child(self, make: Make, tmp_path: Path) -> None:
@@ -308,7 +304,7 @@ class TestAsyncioPool(PoolContract):
         await until(lambda: len(pool.running) == 3)
         (tmp_path / "go").touch()
         await heard.ends(*runs)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert pool.size == 3
         assert len(set(heard.starts.values())) == 1
@@ -327,14 +323,14 @@ class TestAsyncioPool(PoolContract):
         (tmp_path / "go").touch()
         await heard.ends(*runs)
 
-        assert await pool.stop(5)
+        assert await pool.stop(60)
 
     @on_loop
     async def test_without_a_number_there_is_room_for_many(self) -> None:
         pool = AsyncioPool(spec())
 
         await pool.start(Heard())
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert pool.size == CONCURRENCY
 
@@ -343,7 +339,7 @@ class TestAsyncioPool(PoolContract):
         pool = AsyncioPool(spec(worker_concurrency=7))
 
         await pool.start(Heard())
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert pool.size == 7
 
@@ -356,7 +352,7 @@ class TestAsyncioPool(PoolContract):
             await pool.start(heard)
             pool.submit(run)
             await heard.ends(run)
-            await pool.stop(5)
+            await pool.stop(60)
             loops += heard.states(run)
 
         assert loops == ["uvloop", "asyncio"]

@@ -23,7 +23,7 @@ from amqptasks.worker.pools.prefork import PreforkPool
 from amqptasks.worker.pools.threads import ThreadsPool
 
 from .contract import Make, PoolContract, loads
-from .hearing import Heard, on_loop, run_all, spec, task, until
+from .hearing import Heard, errors_in, on_loop, run_all, spec, task, until
 
 PARENT = """
 import asyncio, sys
@@ -33,13 +33,13 @@ from amqptasks.worker.pools.{module} import {pool}
 async def main():
     pool, heard = {pool}(spec(), 2), Heard()
     await pool.start(heard)
-    runs = [task("sleep 60"), task("sleep 60")]
+    runs = [task("sleep 200"), task("sleep 200")]
     for run in runs:
         pool.submit(run)
     while len(heard.starts) < 2:
         await asyncio.sleep(0.01)
     print(pool.zygote_pid, *pool.pids, flush=True)
-    await asyncio.sleep(60)
+    await asyncio.sleep(200)
 
 asyncio.run(main())
 """
@@ -75,7 +75,7 @@ class TestPreforkPool(PoolContract):
         for run in (task("noop"), task("noop")):
             pool.submit(run)
             await heard.ends(run)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert len(heard.outcomes) == 2
 
@@ -84,7 +84,7 @@ class TestPreforkPool(PoolContract):
         self, make: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sharing, "LOOK", 3600)
-        pool, heard, run = make(1), Heard(), task("sleep 60", hard=0.2)
+        pool, heard, run = make(1), Heard(), task("sleep 200", hard=0.2)
         await run_all(pool, heard, run)
 
         assert heard.losses[run.key][2] is Cause.TIMEOUT
@@ -105,7 +105,7 @@ class TestPreforkPool(PoolContract):
         ended = list(heard.outcomes)
         (tmp_path / "go").touch()
         await heard.ends(long)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert long.key not in ended
         assert len({heard.starts[run.key] for run in short} - {heard.starts[long.key]}) == 1
@@ -126,20 +126,29 @@ class TestPreforkPool(PoolContract):
         before = len(heard.outcomes)
         (tmp_path / "go").touch()
         await heard.ends(long)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert before < 200
 
     @on_loop
-    async def test_children_share_the_work(self, make: Make) -> None:
+    async def test_children_share_the_work(self, make: Make, tmp_path: Path) -> None:
+        """As many run at a time as there are children, and a child that comes late is waited for."""
         pool, heard = make(3), Heard()
-        runs = [task("sleep 0.02") for _ in range(60)]
-        await run_all(pool, heard, *runs)
+        await pool.start(heard)
 
-        pids = list(heard.starts.values())
-        # A third each, where none is held up; a quarter of that is left to who is, for most of the time.
-        assert {pids.count(pid) >= 5 for pid in set(pids)} == {True}
-        assert len(set(pids)) == 3
+        shares = []
+        for number in range(20):
+            runs = [task(f"until {tmp_path}/{number}") for _ in range(3)]
+            for run in runs:
+                pool.submit(run)
+            for run in runs:
+                await heard.begins(run)
+            shares.append({heard.starts[run.key] for run in runs})
+            (tmp_path / str(number)).touch()
+            await heard.ends(*runs)
+        await pool.stop(60)
+
+        assert [len(pids) for pids in shares] == [3] * 20
 
     # --- death -------------------------------------------------------------------------------------------
 
@@ -195,7 +204,7 @@ class TestPreforkPool(PoolContract):
                 os.kill(heard.starts[list(pool.running)[-1]], signal.SIGKILL)
             await asyncio.sleep(0.004)
         await heard.ends(*runs)
-        await pool.stop(5)
+        await pool.stop(60)
 
         lines = (tmp_path / "log").read_text().split("\n")[:-1]
         began = [int(line[6:]) for line in lines if line.startswith("start")]
@@ -221,7 +230,7 @@ class TestPreforkPool(PoolContract):
         pool.submit(large)
         os.kill(heard.starts[first.key], signal.SIGKILL)
         await heard.ends(large)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert heard.states(large) == ["20000000"]
 
@@ -238,7 +247,7 @@ class TestPreforkPool(PoolContract):
         for run in later:
             pool.submit(run)
         await heard.ends(*later)
-        await pool.stop(5)
+        await pool.stop(60)
 
         reason, innocent, _ = heard.losses[running.key]
         assert "the process that forked it ended: signal 9" in reason
@@ -257,16 +266,16 @@ class TestPreforkPool(PoolContract):
     @on_loop
     async def test_the_soft_limit_is_raised_inside_the_task(self, make: Make) -> None:
         pool, heard = make(1), Heard()
-        long, short = task("patient 30", soft=0.5), task("patient 0.2", soft=60)
+        long, short = task("patient 90", soft=1.5), task("patient 0.2", soft=90)
         await run_all(pool, heard, long, short)
 
-        assert heard.states(long, short) == ["soft limit 0.5", "SUCCESS"]
+        assert heard.states(long, short) == ["soft limit 1.5", "SUCCESS"]
 
     @on_loop
     async def test_the_hard_limit_kills_the_child_and_spares_the_rest(self, make: Make) -> None:
         pool, heard = make(1), Heard()
         runs = [
-            task("noop", hard=30), task("sleep 30", hard=0.2), *(task("noop", hard=30) for _ in range(5))
+            task("noop", hard=90), task("sleep 200", hard=0.2), *(task("noop", hard=90) for _ in range(5))
         ]  # fmt: skip
         await pool.start(heard)
         began = time.monotonic()
@@ -275,10 +284,10 @@ class TestPreforkPool(PoolContract):
             pool.submit(run)
         await heard.ends(*runs)
         took = time.monotonic() - began
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert heard.losses == {runs[1].key: ("0.2", False, Cause.TIMEOUT)}
-        assert 0.2 <= took < 20
+        assert took >= 0.2
 
     @on_loop
     async def test_terminating_hits_that_run_and_no_other(self, make: Make, tmp_path: Path) -> None:
@@ -296,7 +305,7 @@ class TestPreforkPool(PoolContract):
         (tmp_path / "go").touch()
         await heard.ends(one, other, *after)
         unknown = pool.terminate(one.key, "too late")
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert (terminated, again, unknown) == (True, False, False)
         assert heard.losses == {one.key: ("revoked by hand", False, Cause.TERMINATED)}
@@ -319,7 +328,7 @@ class TestPreforkPool(PoolContract):
         for run in runs:
             pool.submit(run)
         await heard.ends(*runs)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert heard.losses.keys() <= killed
         assert heard.outcomes.keys() | heard.losses.keys() == {run.key for run in runs}
@@ -345,14 +354,14 @@ class TestPreforkPool(PoolContract):
                 else bool(select.select([slot._near.fileno()], [], [], 0)[0])
             )
 
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not has_gone_on():
             assert time.monotonic() < deadline
             time.sleep(0.005)  # noqa: ASYNC251  (the parent is slow, and hears nothing)
         pool.terminate(first.key, "too late")
 
         await heard.ends(first, second)
-        await pool.stop(5)
+        await pool.stop(60)
         assert not heard.losses
         assert (tmp_path / "log").read_text().count("start") == 1
 
@@ -392,7 +401,7 @@ class TestPreforkPool(PoolContract):
             pool.submit(run)
         await heard.ends(*runs)
 
-        assert await pool.stop(5)
+        assert await pool.stop(60)
         assert not heard.losses
 
     @on_loop
@@ -411,7 +420,7 @@ class TestPreforkPool(PoolContract):
         await pool.restart()
         await until(lambda: not any(alive(pid) for pid in before))
 
-        await pool.stop(5)
+        await pool.stop(60)
 
     @on_loop
     async def test_resizing_adds_and_removes_children(self, make: Make, tmp_path: Path) -> None:
@@ -427,7 +436,7 @@ class TestPreforkPool(PoolContract):
         (tmp_path / "go").touch()
         await heard.ends(*runs)
         await until(lambda: len(pool.pids) == 1)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert not heard.losses
 
@@ -450,7 +459,7 @@ class TestPreforkPool(PoolContract):
         await heard.ends(running)
         await until(lambda: len(pool.pids) == 2 and not before & set(pool.pids))
         await until(lambda: not alive(zygote), "the end of the old zygote")
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert not heard.losses
         assert not before & {int(state) for state in heard.states(*later)}
@@ -468,7 +477,7 @@ class TestPreforkPool(PoolContract):
         pool.submit(run)
         await heard.ends(run)
         await until(lambda: noted.exists() and noted.read_text().count("\n") == 3, "three signals")
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert noted.read_text().split() == ["worker_ready", "deadly", "task_received"]
         assert not heard.losses
@@ -523,14 +532,14 @@ class TestPreforkPool(PoolContract):
         await heard.ends(run, again)
 
         assert patience >= (1 + 2 + 4) * 0.05, "they were forked in a tight loop"
-        await pool.stop(5)
+        await pool.stop(60)
 
     @on_loop
     async def test_threads_that_the_import_started_are_counted(self, make: Make) -> None:
         pool = make(1, spec("threads"))
 
         manifest = await pool.start(Heard())
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert manifest.threads == 2
 
@@ -539,7 +548,7 @@ class TestPreforkPool(PoolContract):
         pool = make(1, spec("big", comment="x" * 1_000_000))
 
         manifest = await pool.start(Heard())
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert len(manifest.settings["comment"]) == 1_000_000
 
@@ -558,20 +567,20 @@ class TestPreforkPool(PoolContract):
     @on_loop
     async def test_stopping_kills_after_the_timeout_and_reports_the_loss(self, make: Make) -> None:
         pool, heard = make(2), Heard()
-        long, short = task("sleep 30"), task("sleep 0.05")
+        long, short = task("sleep 200"), task("sleep 0.05")
         await pool.start(heard)
         pool.submit(long)
         pool.submit(short)
         await heard.begins(long)
-        await heard.begins(short)
+        await heard.ends(short)
         pids = [*pool.pids, pool.zygote_pid]
 
         clean = await pool.stop(1.0)
+        await until(lambda: not any(alive(pid) for pid in pids), "the end of the killed")
 
         assert not clean
         assert heard.states(short) == ["SUCCESS"]
         assert list(heard.losses) == [long.key]
-        assert not any(alive(pid) for pid in pids)
 
     @on_loop
     async def test_signals_to_children_do_not_reach_tasks(self, make: Make, tmp_path: Path) -> None:
@@ -585,7 +594,7 @@ class TestPreforkPool(PoolContract):
             os.kill(pool.zygote_pid, number)
         (tmp_path / "go").touch()
         await heard.ends(run)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert heard.states(run) == ["SUCCESS"]
 
@@ -595,7 +604,7 @@ class TestPreforkPool(PoolContract):
         await pool.start(Heard())
 
         sessions = {os.getsid(pool.pids[0]), os.getsid(pool.zygote_pid)}
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert sessions == {pool.zygote_pid} or os.getsid(0) not in sessions
 
@@ -607,25 +616,18 @@ class TestPreforkPool(PoolContract):
         assert heard.states(run) == ["-15"]
 
     @on_loop
-    async def test_stacks_are_dumped_without_harm(
-        self, make: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-    ) -> None:
+    async def test_stacks_are_dumped_without_harm(self, make: Make, tmp_path: Path) -> None:
         pool, heard, run = make(1), Heard(), task(f"until {tmp_path}/go")
-        await pool.start(heard)
-        pool.submit(run)
-        await heard.begins(run)
-        shown = ""
+        with errors_in(tmp_path / "stderr") as said:
+            await pool.start(heard)
+            pool.submit(run)
+            await heard.begins(run)
 
-        def dumped() -> bool:
-            nonlocal shown
-            shown += capfd.readouterr().err
-            return "in until" in shown
-
-        pool.dump()
-        await until(dumped)
+            pool.dump()
+            await until(lambda: "in until" in said(), "its stacks")
         (tmp_path / "go").touch()
         await heard.ends(run)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert heard.states(run) == ["SUCCESS"]
 
@@ -650,13 +652,12 @@ async def test_a_killed_parent_leaves_no_process(module: str, pool: str) -> None
         assert parent.stdout is not None
         pids = [int(word) for word in parent.stdout.readline().split()]
         assert all(alive(pid) for pid in pids)
-        began = time.monotonic()
 
         parent.kill()
+        # Long before the end of what they run.
         await until(lambda: not any(alive(pid) for pid in pids), "the end of zygote and children")
 
     assert len(pids) == (3 if module == "prefork" else 2)
-    assert time.monotonic() - began < 20, "they do not wait for the end of what they run"
 
 
 @pytest.mark.parametrize(
@@ -667,7 +668,7 @@ async def test_the_settings_choose_the_pool(setting: str | None, kind: type) -> 
     pool = await open_pool(spec(worker_pool=setting, worker_concurrency=2))
 
     await pool.start(Heard())
-    await pool.stop(5)
+    await pool.stop(60)
 
     assert type(pool) is kind
     assert pool.size == 2

@@ -36,7 +36,7 @@ class TestSoloPool(PoolContract):
         manifest = await pool.start(heard)
         pool.submit(run)
         await heard.ends(run)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert manifest.app == "mine"
 
@@ -68,4 +68,4 @@ class TestSoloPool(PoolContract):
 
         assert not pool.terminate(run.key, "because")
         await asyncio.sleep(0)
-        assert await pool.stop(5)
+        assert await pool.stop(60)

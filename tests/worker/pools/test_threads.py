@@ -28,7 +28,7 @@ class TestThreadsPool(PoolContract):
         await until(lambda: len(pool.running) == 4)
         (tmp_path / "go").touch()
         await heard.ends(*runs)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert len(set(heard.starts.values())) == 1
 
@@ -43,7 +43,7 @@ class TestThreadsPool(PoolContract):
         pool.submit(killer)
         pool.submit(later)
         await heard.ends(bystander, killer, later)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert [heard.losses[run.key][1] for run in (bystander, killer)] == [True, True]
         assert heard.states(later) == ["SUCCESS"]
@@ -59,7 +59,7 @@ class TestThreadsPool(PoolContract):
         for run in runs:
             pool.submit(run)
         await heard.ends(*runs)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert heard.states(*runs) == ["SUCCESS"] * 3
         assert sum("keeps no time limits" in record.message for record in caplog.records) == 1
@@ -73,7 +73,7 @@ class TestThreadsPool(PoolContract):
 
         assert not pool.terminate(run.key, "because")
         await heard.ends(run)
-        assert await pool.stop(5)
+        assert await pool.stop(60)
 
     @on_loop
     async def test_resizing_changes_the_number_of_threads(self, make: Make, tmp_path: Path) -> None:
@@ -87,6 +87,6 @@ class TestThreadsPool(PoolContract):
         await until(lambda: len(pool.running) == 3)
         (tmp_path / "go").touch()
         await heard.ends(*runs)
-        await pool.stop(5)
+        await pool.stop(60)
 
         assert pool.size == 3
