@@ -60,6 +60,24 @@ def knowing(watched: Watched) -> Flower:
     return started
 
 
+def test_it_works_as_celery_starts_it(watched: Watched) -> None:
+    """The others are given more patience with a busy machine than `celery flower` has; this one is asked again."""
+    started = watched.flower(program=watching.STOCK)
+    started.online(FIRST, SECOND)
+
+    def grown() -> bool:
+        return started.post(f"/api/worker/pool/grow/{FIRST}", n=1).status == 200
+
+    before = started.worker(FIRST)["stats"]["pool"]["max-concurrency"]
+    wait_until(grown, 20)
+    after = watched.ask("stats")["pool"]["max-concurrency"]
+    assert after > before == 2
+    watched.app.control.pool_shrink(after - before, destination=[FIRST], reply=True, timeout=60)
+    wait_until(lambda: len(watched.ask("stats")["pool"]["processes"]) == before, 10)
+    call = watched.send("add", 3, 4)
+    assert started.task(call.id, "SUCCESS")["result"] == "7"
+
+
 # --- workers ---------------------------------------------------------------------------------------------
 
 

@@ -26,15 +26,19 @@ from .waiting import wait_until
 APP = "integration.apps.flower_tasks"
 NAMES = "integration.apps.flower_names"
 FIRST, SECOND = "first@here", "second@here"
-CELERY = """
+STOCK = ("-m", "celery")
+PATIENT = (
+    "-c",
+    """
 from celery.app.control import Control
 broadcast = Control.broadcast
 broadcast.__defaults__ = tuple(60.0 if type(each) is float else each for each in broadcast.__defaults__)
 from celery.__main__ import main
 main()
-"""
-"""The command, but that its control waits for the answer of whom it asks for longer than a second: a machine with one
-busy core takes that."""
+""",
+)
+"""As `STOCK`, but that its control waits for the answer of whom it asks for longer than a second: a machine with one busy
+core takes that."""
 OTHER = "other"
 """The queue of the second worker; the first has the app's own."""
 
@@ -58,12 +62,13 @@ class Flower(Process):
         celery: tuple[str, ...],
         log: Path,
         env: Mapping[str, str] | None = None,
+        program: tuple[str, ...] = PATIENT,
     ) -> None:
         (port,) = free_ports(1)
         self.base = f"http://127.0.0.1:{port}"
         # As long as that takes whoever asks all workers.
         own = [f"--port={port}", "--address=127.0.0.1", "--inspect-timeout=6000"]
-        command = [sys.executable, "-c", CELERY, *celery, "flower", *own]
+        command = [sys.executable, *program, *celery, "flower", *own]
         env = {"FLOWER_UNAUTHENTICATED_API": "true"} | dict(env or {})
         super().__init__([*command, *options], ready="Connected to amqp", env=env, cwd=log.parent, log=log)
 
@@ -137,10 +142,13 @@ class Watched:
         self._started.append(process)
         return process.start()
 
-    def flower(self, *celery: str, env: Mapping[str, str] | None = None) -> Flower:
+    def flower(
+        self, *celery: str, env: Mapping[str, str] | None = None, program: tuple[str, ...] = PATIENT
+    ) -> Flower:
         """Flower with nothing but the broker's URL and that of its API, unless `celery` says more."""
         log = self.folder / f"flower-{len(self._started)}.log"
-        flower = Flower(f"--broker-api={self.api}", celery=("-b", self.url, *celery), log=log, env=env)
+        api, broker = f"--broker-api={self.api}", ("-b", self.url)
+        flower = Flower(api, celery=(*broker, *celery), log=log, env=env, program=program)
         self._started.append(flower)
         return flower.start()
 
