@@ -27,7 +27,9 @@ from amqptasks.worker.worker import Worker, load_spec
 
 __all__ = ["RunningWorker", "running_worker"]
 
-ANSWER = 10.0
+PATIENCE = 30.0
+"""Seconds for a worker to start, to stop, and to be idle: machines that run tests are often busy."""
+ANSWER = 30.0
 """Seconds in which a worker that runs answers."""
 LOOK = 0.002
 """Seconds between two looks at whether a worker is idle."""
@@ -49,7 +51,7 @@ class RunningWorker:
         """What it has done since it started."""
         return self._worker.dispatch.counters
 
-    def wait_until_idle(self, timeout: float = 10.0) -> None:
+    def wait_until_idle(self, timeout: float = PATIENCE) -> None:
         """Return once everything it was given is settled and its queues are empty. Raises errors.TimeoutError."""
         idle = asyncio.run_coroutine_threadsafe(self._idle(), self._loop)
         try:
@@ -88,7 +90,7 @@ class RunningWorker:
 
 @contextmanager
 def running_worker(
-    app: App, *, queues: Sequence[str] = (), hostname: str = "test@localhost", timeout: float = 10.0
+    app: App, *, queues: Sequence[str] = (), hostname: str = "test@localhost", timeout: float = PATIENCE
 ) -> Iterator[RunningWorker]:
     """Run a worker of `app` for the length of the block; it consumes before the body starts.
 

@@ -5,11 +5,6 @@ import signal
 
 import hypothesis
 
-from amqptasks import testing
-
-LONGEST = 100.0
-"""Seconds for a worker in the test's own process to start, to stop and to be idle: it shares a busy machine."""
-
 
 def forget() -> None:
     """Called once by each suite's conftest."""
@@ -22,8 +17,6 @@ def forget() -> None:
         derandomize="CI" in os.environ,
     )
     hypothesis.settings.load_profile("shared machine")
-    vars(testing.running_worker)["__wrapped__"].__kwdefaults__["timeout"] = LONGEST
-    testing.RunningWorker.wait_until_idle.__defaults__ = (LONGEST,)
     # A run in the background of a script is started with SIGINT ignored, and so would be all that it starts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
