@@ -28,9 +28,7 @@ from amqptasks.worker.worker import Worker, load_spec
 __all__ = ["RunningWorker", "running_worker"]
 
 PATIENCE = 30.0
-"""Seconds for a worker to start, to stop, and to be idle: machines that run tests are often busy."""
-ANSWER = 30.0
-"""Seconds in which a worker that runs answers."""
+"""Seconds for a worker to start, to answer, to be idle, and to stop: machines that run tests are often busy."""
 LOOK = 0.002
 """Seconds between two looks at whether a worker is idle."""
 
@@ -81,7 +79,7 @@ class RunningWorker:
         async def change() -> None:
             self._worker.rate_limit(task, rate)
 
-        asyncio.run_coroutine_threadsafe(change(), self._loop).result(ANSWER)
+        asyncio.run_coroutine_threadsafe(change(), self._loop).result(PATIENCE)
 
     def stop(self, phase: Phase = Phase.WARM) -> None:
         """Tell it to stop; the `with` block waits for it."""
