@@ -18,6 +18,8 @@ REPLIES = "fault-replies"
 TASKS = "amqptasks"
 PROMPT = 0.2
 """Seconds in which a broker answers that has asked the queue itself."""
+UNSETTLED = 1000
+"""Messages that are acknowledged together: of a quorum queue a consumer has at most 2,000 at a time, whatever it asks."""
 
 
 def call(
@@ -88,11 +90,14 @@ def take(url: str, queue: str, number: int | None = None) -> list[Delivery]:
             wanted = await _ready(link, queue) if number is None else number
             inbox = Inbox()
             consumer = await link.consume(queue, inbox.deliveries.append, inbox.cancelled.append, prefetch=0)
-            await until(lambda: len(inbox.deliveries) >= wanted, f"{wanted} messages in {queue}", 20)
-            taken = inbox.deliveries[:wanted]
-            if taken:
-                consumer.ack(taken[-1].tag, multiple=True)
-            return taken
+            for last in sorted({*range(UNSETTLED, wanted, UNSETTLED), wanted} - {0}):
+                await until(
+                    lambda last=last: len(inbox.deliveries) >= last,
+                    f"{last} of {wanted} messages in {queue}",
+                    20,
+                )
+                consumer.ack(inbox.deliveries[last - 1].tag, multiple=True)
+            return inbox.deliveries[:wanted]
 
     return asyncio.run(scenario())
 
