@@ -167,10 +167,8 @@ class Control:
         connection = self.app.connection
         if connection.server.product != "RabbitMQ":
             return
-        stream, until = (
-            revokes.stream(self._settings["worker_revokes_retention"]),
-            time.monotonic() + revokes.BACK,
-        )
+        stream = revokes.stream(self._settings["worker_revokes_retention"])
+        until = time.monotonic() + revokes.BACK
         while True:
             try:
                 connection.declare(stream)

@@ -3,8 +3,8 @@
     python fleet.py 6 50 100 200
 
 Each has the worker's own parent, with its connections, queues, heartbeats and mailbox, around an idle pool. The
-counts given are reached one after the other; at each, once all have started and said what they had to say of it, a
-line of JSON tells what went over all connections, a second.
+counts given are reached one after the other; at each, once nothing comes any more of what they say
+to each other as they start, a line of JSON tells what went over all connections, a second.
 With one count, and nothing on its standard input, it stays until that is closed.
 """
 
@@ -34,12 +34,8 @@ AT_ONCE = 20
 """Workers that start at the same time."""
 STARTED_WITHIN = 120.0
 """Seconds."""
-SILENCE = 1.0
-"""Seconds without a delivery, after which what workers say to each other as they start is over."""
-SETTLED_WITHIN = 20.0
-"""Seconds; what goes on for longer than that belongs to idling."""
 WINDOWS = 5
-"""Windows that are measured at most: what a broker that is busy delivers late of a start is no idling either."""
+"""Windows that are measured at most: what workers say to each other as they start may be delivered late."""
 
 
 class CountedLink(LoopLink):
@@ -102,14 +98,6 @@ class Fleet:
         await asyncio.gather(*[task for _, task in self._workers])
 
 
-async def settled() -> None:
-    deadline = time.monotonic() + SETTLED_WITHIN
-    before = None
-    while before != CountedLink.delivered and time.monotonic() < deadline:
-        before = CountedLink.delivered
-        await asyncio.sleep(SILENCE)
-
-
 async def measure_idling(window: float) -> dict[str, float]:
     """What goes over the connections in the first window without a delivery; in the last one if each of them has some,
     as they have when workers hear of each other at all."""
@@ -139,7 +127,6 @@ async def main(url: str, window: float, *sizes: int) -> None:
     try:
         for size in sizes:
             await fleet.grow(size)
-            await settled()
             print(json.dumps({"workers": size, **await measure_idling(window)}), flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     finally:

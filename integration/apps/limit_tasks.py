@@ -11,6 +11,7 @@ from typing import Any
 from amqptasks import App, Task
 from amqptasks.errors import SoftTimeLimitExceeded
 from amqptasks.signals import worker_process_init
+from integration.apps import holding
 
 app = App("limits")
 
@@ -59,8 +60,7 @@ def plain(number: int, seconds: float = 0.0) -> int:
 def lasts(number: int, go: str) -> int:
     """Runs until there is the file."""
     note("S", "lasts", number)
-    while not os.path.exists(go):
-        time.sleep(0.05)
+    holding.until_exists(go)
     return number
 
 
